@@ -1,0 +1,1 @@
+"""Data, metrics and a reference model for driving with language on nuScenes."""

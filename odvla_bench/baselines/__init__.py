@@ -1,0 +1,1 @@
+"""Models that predict: ego-motion baselines and the reference OpenDriveVLA."""

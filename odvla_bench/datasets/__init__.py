@@ -1,0 +1,1 @@
+"""A build: what it is made from, how it is written, how it is read."""

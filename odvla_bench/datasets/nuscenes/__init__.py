@@ -1,0 +1,1 @@
+"""nuScenes tables, CAN bus and maps as columns; a synthetic nuScenes of any size."""

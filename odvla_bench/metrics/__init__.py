@@ -1,0 +1,1 @@
+"""Metrics: pure functions on arrays and strings; no file is opened here."""

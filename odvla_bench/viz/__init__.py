@@ -1,0 +1,1 @@
+"""Pictures: the bird's-eye view of a keyframe and its plans."""
