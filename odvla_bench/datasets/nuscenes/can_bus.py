@@ -51,9 +51,11 @@ class Messages:
     table: pa.Table
     """`scene_id`, `utime` and one number a column; vectors as `vel_0, vel_1, …`."""
 
-    def column(self, name: str) -> npt.NDArray[np.float64]:
-        """One column as floats."""
-        return numpy_columns(self.table, name).astype(np.float64)
+    def values(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """(N,) one column at `rows`; NaN where there are no messages at all."""
+        if not self.table.num_rows:
+            return np.full(len(rows), np.nan)
+        return numpy_columns(self.table, name)[rows].astype(np.float64)
 
     def nearest(
         self, scene_id: npt.NDArray[np.int64], timestamp_us: npt.NDArray[np.int64]
@@ -64,13 +66,13 @@ class Messages:
             (N,) rows and (N,) whether the scene has any message.
         """
         after, has = self._first(scene_id, timestamp_us, "left")
+        if not has.any():
+            return after, has
         before = np.maximum(after - 1, 0)
-        t, scene = numpy_columns(self.table, "utime"), self._scene
-        usable = has & (after > 0) & (scene[before] == scene_id)
-        earlier = usable & (
-            (t[after] < timestamp_us) | (timestamp_us - t[before] < t[after] - timestamp_us)
-        )
-        return np.where(earlier, before, after), has
+        t = numpy_columns(self.table, "utime")
+        usable = has & (after > 0) & (self._scene[before] == scene_id)
+        since, until = timestamp_us - t[before], t[after] - timestamp_us
+        return np.where(usable & ((until < 0) | (since < until)), before, after), has
 
     def next(
         self, scene_id: npt.NDArray[np.int64], timestamp_us: npt.NDArray[np.int64]
@@ -116,6 +118,11 @@ class CanBus:
     pose: Messages
     steeranglefeedback: Messages
     vehicle_monitor: Messages
+
+    @property
+    def n_scenes(self) -> int:
+        """Scenes with pose messages."""
+        return len(self.pose.table["scene_id"].unique())
 
 
 def load_can_bus(
