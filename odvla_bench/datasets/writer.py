@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from odvla_bench.datasets.fingerprint import digest_table
 from odvla_bench.datasets.schema import FORMAT_VERSION, Table
-from odvla_bench.provenance import digest_table
 
 TEMPORARY_PREFIX = ".writing-"
 FORMAT_KEY = "odvla_format_version"
