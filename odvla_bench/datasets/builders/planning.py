@@ -62,21 +62,21 @@ class PlanningBuilder:
         """Rows of the unit's scenes; keyframes without LIDAR pose and their boxes are dropped."""
         nuscenes = context.nuscenes
         samples = _where_in(nuscenes.samples, "scene_id", unit.payload)
-        ids = numpy_columns(samples, "sample_id")
-        annotations = _where_in(nuscenes.annotations, "sample_id", ids)
+        annotations = _where_in(nuscenes.annotations, "sample_id", samples["sample_id"])
         read = {PLANNING.name: samples.num_rows, AGENTS.name: annotations.num_rows}
         if not unit.split:
             return UnitRows({}, read, _drops(samples, annotations, "no_split"))
-        motion = EgoMotion.from_samples(samples)
-        keep = motion.exists
-        boxes_keep = keep[np.searchsorted(ids, numpy_columns(annotations, "sample_id"))]
-        planning = planning_columns(context, samples, motion, unit.split)
-        agents = agent_columns(context, annotations, samples, motion)
+        has_lidar = samples["has_lidar"]
+        kept = samples.filter(has_lidar)
+        boxed = pc.is_in(annotations["sample_id"], kept["sample_id"].combine_chunks())
+        motion = EgoMotion.from_samples(kept)
+        planning = planning_columns(context, kept, motion, unit.split)
+        agents = agent_columns(context, annotations.filter(boxed), kept, motion)
         tables = {
-            PLANNING.name: _table(planning, PLANNING.schema).filter(pa.array(keep)),
-            AGENTS.name: _table(agents, AGENTS.schema).filter(pa.array(boxes_keep)),
+            PLANNING.name: _table(planning, PLANNING.schema),
+            AGENTS.name: _table(agents, AGENTS.schema),
         }
-        gone = samples.filter(pa.array(~keep)), annotations.filter(pa.array(~boxes_keep))
+        gone = samples.filter(pc.invert(has_lidar)), annotations.filter(pc.invert(boxed))
         return UnitRows(tables, read, _drops(*gone, "no_lidar"))
 
 
@@ -222,6 +222,8 @@ def _vector_columns(prefix: str, unit: str, xy: npt.NDArray[Any]) -> Columns:
 
 
 def _where_in(table: pa.Table, column: str, values: Any) -> pa.Table:
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
     return table.filter(pc.is_in(table[column], pa.array(values, table[column].type)))
 
 

@@ -34,17 +34,19 @@ COMMAND_THRESHOLD_M = 2.0
 
 Missing = Literal["zero", "hold"]
 
+_FRAME_BITS = 20  # room between scenes, so that a step never leads into another one
+
 
 @dataclass(frozen=True)
 class EgoMotion:
-    """Keyframes in order of scene and time; rows are keyframes."""
+    """N keyframes with a LIDAR pose, sorted by scene and frame."""
 
     scene_id: npt.NDArray[np.int64]
-    """(N,) scenes; the keyframes of one scene are adjacent and in time order."""
+    """(N,) scenes."""
+    frame_index: npt.NDArray[np.int64]
+    """(N,) index of the keyframe in its scene."""
     timestamp_us: npt.NDArray[np.int64]
-    """(N,) times of the LIDAR sweeps."""
-    exists: npt.NDArray[np.bool_]
-    """(N,) whether the keyframe has a LIDAR pose."""
+    """(N,) times."""
     global_from_ego: Pose
     """(N) EGO in GLOBAL at the LIDAR sweep."""
     ego_from_lidar: Pose
@@ -52,11 +54,11 @@ class EgoMotion:
 
     @classmethod
     def from_samples(cls, samples: pa.Table) -> EgoMotion:
-        """The motion over rows of `NuScenesTables.samples`."""
+        """The motion over rows of `NuScenesTables.samples` that have a LIDAR pose."""
         return cls(
             numpy_columns(samples, "scene_id").astype(np.int64),
+            numpy_columns(samples, "frame_index").astype(np.int64),
             numpy_columns(samples, "lidar_timestamp_us"),
-            numpy_columns(samples, "has_lidar"),
             poses(samples, "ego_"),
             poses(samples, "lidar_"),
         )
@@ -75,10 +77,10 @@ class EgoMotion:
             (N, K) rows, the keyframe's own where there is none, and (N, K) bool.
         """
         own = np.arange(len(self.scene_id))[:, None]
-        rows = own + np.asarray(steps)
-        inside = (rows >= 0) & (rows < len(own))
-        rows = np.where(inside, rows, own)
-        valid = inside & (self.scene_id[rows] == self.scene_id[:, None]) & self.exists[rows]
+        key = (self.scene_id << _FRAME_BITS) + self.frame_index
+        wanted = key[:, None] + np.asarray(steps)
+        rows = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+        valid = key[rows] == wanted
         return np.where(valid, rows, own), valid
 
     def positions(
