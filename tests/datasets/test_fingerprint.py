@@ -1,4 +1,5 @@
 import pyarrow as pa
+
 from odvla_bench.datasets.fingerprint import ContentDigest, digest_table
 
 TABLE = pa.table(
