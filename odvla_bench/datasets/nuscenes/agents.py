@@ -181,7 +181,7 @@ class Agents:
             (M, 2) LIDAR frame at t0, 0 where not valid; (M,) bool.
         """
         rows, valid = self._gather(self._neighbours, (-1, 1))
-        seconds = (self.timestamp_us[self.sample][rows] * 1e-6) @ np.array([-1.0, 1.0])
+        seconds = np.diff(self.timestamp_us[self.sample][rows], axis=1)[:, 0] * 1e-6
         limit = MAX_VELOCITY_GAP_S * np.where(valid.all(1), 2, 1)
         good = valid.any(1) & (seconds <= limit)
         place = self.global_from_box.translation_m[rows]

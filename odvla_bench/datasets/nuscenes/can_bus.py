@@ -72,7 +72,7 @@ class Messages:
         t = numpy_columns(self.table, "utime")
         usable = has & (after > 0) & (self._scene[before] == scene_id)
         since, until = timestamp_us - t[before], t[after] - timestamp_us
-        return np.where(usable & ((until < 0) | (since < until)), before, after), has
+        return np.where(usable & (until >= 0) & (since < until), before, after), has
 
     def next(
         self, scene_id: npt.NDArray[np.int64], timestamp_us: npt.NDArray[np.int64]

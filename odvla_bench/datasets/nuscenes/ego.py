@@ -144,13 +144,13 @@ def ego_state(motion: EgoMotion) -> EgoState:
     """Backward differences over the last two keyframes."""
     rows, valid = motion.rows_at((-1, -2))
     has_one, has_two = valid[:, 0], valid.all(1)
-    pose, t = motion.global_from_lidar, motion.timestamp_us * 1e-6
+    pose, t_us = motion.global_from_lidar, motion.timestamp_us
     previous = rows[:, 0]
-    dt = np.where(has_one, t - t[previous], STEP_S)
+    dt = np.where(has_one, (t_us - t_us[previous]) * 1e-6, STEP_S)
     velocity_global = (pose.translation_m - pose.translation_m[previous]) / dt[:, None]
     change = velocity_global - velocity_global[previous]
     acceleration_global = np.where(has_two[:, None], change / dt[:, None], 0.0)
-    lidar_from_global = Pose(np.swapaxes(pose.rotation, -1, -2), np.zeros((len(t), 3)))
+    lidar_from_global = Pose(np.swapaxes(pose.rotation, -1, -2), np.zeros((len(dt), 3)))
     return EgoState(
         transform_points(lidar_from_global, velocity_global)[:, :2],
         has_one,
