@@ -38,9 +38,8 @@ _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 
 _OTHER, _QUOTE, _OPEN, _CLOSE, _COMMA = range(5)
-_CLASS = np.zeros(256, np.uint8)
-for _class, _characters in ((_QUOTE, b'"'), (_OPEN, b"[{"), (_CLOSE, b"]}"), (_COMMA, b",")):
-    _CLASS[list(_characters)] = _class
+_KINDS = {b'"': _QUOTE, b"[": _OPEN, b"{": _OPEN, b"]": _CLOSE, b"}": _CLOSE, b",": _COMMA}
+_KIND_OF_BYTE = bytes(_KINDS.get(bytes([b]), _OTHER) for b in range(256))
 
 Offsets = npt.NDArray[np.int64]
 
@@ -267,9 +266,8 @@ def _structure(
     Returns:
         Offsets in the block, the kind at each, and whether the next block's first is escaped.
     """
-    characters = np.frombuffer(block, np.uint8)
-    kinds = _CLASS[characters]
-    slashes = np.flatnonzero(characters == ord("\\"))
+    kinds = np.frombuffer(bytearray(block).translate(_KIND_OF_BYTE), np.uint8)
+    slashes = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\\"))
     if escaped:
         kinds[0] = _OTHER
     if len(slashes):

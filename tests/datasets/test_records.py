@@ -37,7 +37,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-@TREE
+@SHARED_FOLDER
 @given(
     value=st.lists(JSON, max_size=6) | st.dictionaries(TEXT, JSON, max_size=6),
     indent=st.sampled_from([None, 1]),
@@ -133,7 +133,7 @@ def test_a_changed_file_is_indexed_again(tmp_path: Path) -> None:
     assert first.fingerprint != second.fingerprint
 
 
-@TREE
+@SHARED_FOLDER
 @given(content=st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path / "fuzz.json", b"[" + content)
