@@ -270,13 +270,9 @@ def _structure(
     slashes = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\\"))
     if escaped:
         kinds[0] = _OTHER
-    if len(slashes):
-        escaping = _escaping(slashes, escaped)
-        after = escaping[escaping + 1 < len(block)] + 1
-        kinds[after] = _OTHER
-        escaped = bool((escaping + 1 == len(block)).any())
-    else:
-        escaped = False
+    after = _escaping(slashes, escaped) + 1 if len(slashes) else slashes
+    kinds[after[after < len(block)]] = _OTHER
+    escaped = bool((after == len(block)).any())
     place = np.flatnonzero(kinds)
     return place, kinds[place], escaped
 
