@@ -7,7 +7,9 @@ import sys
 import typer
 
 from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.check import check
 from odvla_bench.cli.doctor import doctor
+from odvla_bench.cli.export import export
 from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.errors import OdvlaError
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command("build-data")(build_data)
 app.command("inspect")(inspect_build)
+app.command("check")(check)
+app.command("export")(export)
 app.command("doctor")(doctor)
 app.command("make-synthetic")(make_synthetic)
 

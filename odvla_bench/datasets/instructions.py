@@ -74,7 +74,7 @@ class Rendering:
     seed: int | None = None
     """See `PromptProfile.question`."""
     answers: bool = True
-    """Whether the assistant's turn is there; without it no ground truth is read at all."""
+    """Whether the assistant's turn is there."""
 
     def messages(self, user: str, assistant: str) -> tuple[Message, ...]:
         """The turns of one instruction."""

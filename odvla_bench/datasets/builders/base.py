@@ -82,7 +82,7 @@ class Unit:
     @property
     def name(self) -> str:
         """What the unit is called; unique among the units of its source."""
-        return f"{self.split or 'unassigned'}-{self.index:05d}-of-{self.count:05d}"
+        return f"{self.split or self.part or 'unassigned'}-{self.index:05d}-of-{self.count:05d}"
 
     def shard(self, split: str) -> str:
         """File name of the unit's rows of a split."""
