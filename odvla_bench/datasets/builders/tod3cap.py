@@ -220,7 +220,8 @@ def _table(context: Context, found: Sequence[_Described]) -> pa.Table:
 
 
 def _row(d: _Described, caption: str, x_m: float, y_m: float, *, far: bool) -> TextRow:
-    text = f"{caption} at ({x_m:.2f},{y_m:.2f})."
+    # Adding 0.0 turns a rounded -0.0 into 0.0: "-0.00" would be a second spelling to learn.
+    text = f"{caption} at ({round(x_m, 2) + 0.0:.2f},{round(y_m, 2) + 0.0:.2f})."
     return TextRow(
         d.record.key,
         d.sample,
