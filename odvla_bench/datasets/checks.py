@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from odvla_bench.datasets.instructions import EGO_STAGES
 from odvla_bench.datasets.near_duplicates import MIN_WORDS, near_duplicates
 from odvla_bench.datasets.prompts import PROFILES
 from odvla_bench.datasets.reader import Build
@@ -99,7 +100,7 @@ def poison(build: Build) -> Iterator[Check]:
     poisoned = PoisonedBuild(build.path, build.manifest)
     for stage, table in STAGE_TABLES.items():
         for split in build.splits(table.name):
-            if stage in ("2", "2.5") and split not in build.splits("planning"):
+            if stage in EGO_STAGES and split not in build.splits("planning"):
                 continue
             for profile in PROFILES.values():
                 both = (

@@ -163,8 +163,9 @@ class Context:
         """Digest of all raw contents and of the settings that can change a row of the sources."""
         request, nuscenes = self.request, self.nuscenes
         files = {f"{s}.{key}": p for s in sorted(sources) for key, p in self.files(s).items()}
-        if request.settings.matched_file is not None:
-            files["matched"] = request.settings.matched_file
+        matched = request.settings.matched_file
+        if matched is not None and matched.is_file():
+            files["matched"] = matched
         return digest_text(
             nuscenes.version,
             nuscenes.fingerprint,
