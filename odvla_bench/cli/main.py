@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.demo import demo
 from odvla_bench.cli.doctor import doctor
 from odvla_bench.cli.evaluate import compare, eval_
 from odvla_bench.cli.inspect_build import inspect_build
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "protocols": protocols,
     "make-synthetic": make_synthetic,
+    "demo": demo,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():
