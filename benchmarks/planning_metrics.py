@@ -142,7 +142,7 @@ def raster_rows(scenes: Scenes, repeat: int) -> list[tuple[str, ...]]:
     )
     return [
         (f"raster collisions, loop ({slow} samples, scaled)", seconds(loop), "1", ""),
-        ("raster collisions, packed window", seconds(fast), ratio(loop, fast), verdict(same)),
+        ("raster collisions, packed window", seconds(fast), ratio(loop, fast), verdict(same=same)),
     ]
 
 
@@ -178,7 +178,7 @@ def exact_rows(scenes: Scenes, repeat: int) -> list[tuple[str, ...]]:
     )
     return [
         (f"exact collisions, shapely loop ({slow // 6} samples, scaled)", seconds(loop), "1", ""),
-        ("exact collisions, separating axes", seconds(fast), ratio(loop, fast), verdict(same)),
+        ("exact collisions, separating axes", seconds(fast), ratio(loop, fast), verdict(same=same)),
     ]
 
 
@@ -204,7 +204,7 @@ def occupancy_rows(n: int, repeat: int) -> list[tuple[str, ...]]:
     ours = rasterise_boxes(scenes.boxes, count, protocol="uniad").reshape(-1, 200, 25)[:slow]
     same = np.array_equal(ours, np.packbits(plain_occupancy(scenes, slow) != 0, axis=-1))
     name = f"occupancy, {count * 6:,} frames, drawn and packed"
-    return [(name, seconds(runs), "", verdict(same) + f" on {slow:,} frames")]
+    return [(name, seconds(runs), "", verdict(same=same) + f" on {slow:,} frames")]
 
 
 def whole_rows(scenes: Scenes, repeat: int) -> list[tuple[str, ...]]:
@@ -226,7 +226,7 @@ def ratio(slow: list[Usage], fast: list[Usage]) -> str:
     return f"{cpu(slow) / cpu(fast):.0f} times"
 
 
-def verdict(same: bool) -> str:  # noqa: FBT001
+def verdict(*, same: bool) -> str:
     """Whether both sides gave the same result."""
     return "identical" if same else "DIFFERENT"
 
