@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from odvla_bench.cli.score_text import score_text
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -20,6 +21,9 @@ app = typer.Typer(
 @app.callback()
 def _main() -> None:
     """Hold the sub-commands together."""
+
+
+app.command("score-text")(score_text)
 
 
 def run() -> None:

@@ -55,7 +55,7 @@ def _inverse_document_frequency(grams: Grams, corpus: Corpus) -> FloatArray:
     pair_samples = corpus.pair_weight.astype(np.float64)
     if (corpus.reference_count == 1).all():
         text_samples = np.bincount(corpus.reference, pair_samples, minlength=len(corpus.texts))
-        gram, samples = grams.gram, text_samples[grams.text]
+        gram, samples = grams.gram, np.asarray(text_samples, np.float64)[grams.text]
     else:
         gram, pair = _grams_of_groups(grams, corpus)
         samples = pair_samples[pair]

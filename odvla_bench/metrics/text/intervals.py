@@ -92,7 +92,7 @@ def bootstrap_intervals(
     tail = (1 - level) / 2
     result: dict[str, Interval] = {}
     for statistic, drawn in zip(statistics, draws, strict=True):
-        low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+        low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
         result |= {
             name: Interval(float(a), float(b))
             for name, a, b in zip(statistic.names, low, high, strict=True)

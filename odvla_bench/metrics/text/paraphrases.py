@@ -1,8 +1,10 @@
 """METEOR's paraphrase table, cut down to the entries a corpus can use.
 
 The table has 5.27 million entries, and reading them is nearly all that starting METEOR costs. An
-entry can only match if every word of its two phrases occurs in the corpus, so an index, made once
-on each machine, files each entry under its longest word.
+entry can only match if both its phrases occur in the corpus. An index, made once on each machine,
+files each entry under the longest pair of neighbouring words of its longer phrase, or under the
+longest word where there is no pair. Of the entries filed under what the corpus has, those are kept
+whose words and pairs of words all are in it.
 
 METEOR normalises texts itself: it lower-cases, splits at punctuation, and drops periods inside
 abbreviations. Words are therefore compared by their runs of a-z and 0-9, with and without periods;
@@ -19,11 +21,12 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 from odvla_bench.metrics.text.java import pycocoevalcap_file
 
-_FORMAT = 1
+_FORMAT = 2
 _PIECE = re.compile(r"[0-9a-z]+")
 # Byte → itself if it can be part of a piece, else a space; line ends stay.
 _PIECES_ONLY = bytes(
@@ -46,8 +49,8 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
         index = _cached_index(table, cache or default_cache())
     except OSError:
         with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
-            return _write_from(_cached_index(table, Path(folder)), corpus_pieces(texts), path)
-    return _write_from(index, corpus_pieces(texts), path)
+            return _write_from(_cached_index(table, Path(folder)), corpus_runs(texts), path)
+    return _write_from(index, corpus_runs(texts), path)
 
 
 def default_cache() -> Path:
@@ -55,34 +58,72 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "odvla_bench"
 
 
-def corpus_pieces(texts: Iterable[str]) -> set[str]:
-    """Every run of a-z and 0-9 that METEOR's normaliser can make of `texts`."""
-    words = {word for text in texts for word in text.lower().split()}
-    return {
-        piece
-        for word in words
-        for form in (word, word.replace(".", ""))
-        for piece in _PIECE.findall(form)
-    }
+def corpus_runs(texts: Iterable[str]) -> set[bytes]:
+    """The pieces and pairs of neighbouring pieces that METEOR's normaliser can make of `texts`.
+
+    A piece is a run of a-z and 0-9; the pieces of a pair are separated by a space.
+    """
+    pieces: set[str] = set()
+    pairs: set[tuple[str, str]] = set()
+    for text in map(str.lower, texts):
+        found = _PIECE.findall(text)
+        pieces.update(found)
+        pairs.update(pairwise(found))
+        if "." in text:
+            found, joints = _without_periods(text)
+            pieces.update(found)
+            pairs.update(joints)
+    return {run.encode() for run in (*pieces, *map(" ".join, pairs))}
 
 
-def _write_from(index: Path, pieces: set[str], path: Path) -> int:
-    """Write the entries of `index` all of whose pieces are in `pieces`; return their number."""
+def _without_periods(text: str) -> tuple[list[str], Iterator[tuple[str, str]]]:
+    """The pieces of `text` with some words' periods dropped, and how those words may join."""
+    forms = [
+        (with_period, without)
+        for word in text.split()
+        if (with_period := _PIECE.findall(word))
+        and (without := _PIECE.findall(word.replace(".", "")))
+    ]
+    joints = (
+        (left[-1], right[0])
+        for before, after in pairwise(forms)
+        for left in before
+        for right in after
+    )
+    return [piece for _, without in forms for piece in without], joints
+
+
+def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
+    """Write the entries of `index` whose phrases are made of `runs`; return their number."""
     kept = 0
-    allowed = {piece.encode() for piece in pieces}
-    with (
-        closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as db,
-        gzip.open(path, "wb", 1) as out,
-    ):
-        for piece in ["", *sorted(pieces)]:
-            found = db.execute("SELECT entries FROM entry WHERE piece = ?", (piece,)).fetchone()
-            if found is None:
-                continue
-            for entry in _entries(zlib.decompress(found[0]).splitlines(keepends=True)):
-                if allowed.issuperset(_pieces_of(entry)):
-                    out.write(b"".join(entry))
-                    kept += 1
+    query = "SELECT entries FROM entry WHERE run = ?"
+    database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
+    with closing(database), gzip.open(path, "wb", 1) as out:
+        for run in [b"", *sorted(runs)]:
+            for (block,) in database.execute(query, (run,)):
+                usable = _usable(zlib.decompress(block).splitlines(keepends=True), runs)
+                out.writelines(usable)
+                kept += len(usable)
     return kept
+
+
+def _usable(lines: list[bytes], runs: set[bytes]) -> list[bytes]:
+    """Those of a block's entries whose phrases are made of `runs`."""
+    pieces = _pieces_of_lines(lines)
+    return [
+        b"".join(lines[k - 1 : k + 2])
+        for k in range(1, len(lines), 3)
+        if runs.issuperset(pieces[k].split())
+        and runs.issuperset(pieces[k + 1].split())
+        and runs.issuperset(_pairs(pieces[k]))
+        and runs.issuperset(_pairs(pieces[k + 1]))
+    ]
+
+
+def _pairs(phrase: bytes) -> list[bytes]:
+    """The pairs of neighbouring pieces of a phrase."""
+    words = phrase.split()
+    return [a + b" " + b for a, b in pairwise(words)]
 
 
 def _cached_index(table: Path, folder: Path) -> Path:
@@ -105,34 +146,29 @@ def _cached_index(table: Path, folder: Path) -> Path:
 
 
 def _make_index(table: Path, path: Path) -> None:
-    """Make the index: a table from each entry's longest piece to its entries, compressed."""
+    """Make the index: a table from a run of the longer phrase to the entries, compressed."""
     buckets: dict[bytes, bytearray] = {}
     for lines in _line_blocks(table):
-        pieces = b"".join(lines).translate(_PIECES_ONLY).split(b"\n")
+        pieces = _pieces_of_lines(lines)
         for k in range(0, len(lines), 3):
-            phrases = (pieces[k + 1] + b" " + pieces[k + 2]).split()
-            key = max(phrases, key=len, default=b"")
-            if key not in buckets:
-                buckets[key] = bytearray()
-            buckets[key] += lines[k] + lines[k + 1] + lines[k + 2]
+            phrase = max(pieces[k + 1], pieces[k + 2], key=len)
+            key = max(_pairs(phrase) or phrase.split(), key=len, default=b"")
+            bucket = buckets.get(key)
+            if bucket is None:
+                bucket = buckets[key] = bytearray()
+            bucket += b"".join(lines[k : k + 3])
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
-        db.execute("CREATE TABLE entry (piece TEXT PRIMARY KEY, entries BLOB) WITHOUT ROWID")
+        db.execute("CREATE TABLE entry (run BLOB PRIMARY KEY, entries BLOB) WITHOUT ROWID")
         db.executemany(
             "INSERT INTO entry VALUES (?, ?)",
-            ((key.decode(), zlib.compress(buckets[key], 1)) for key in sorted(buckets)),
+            ((key, zlib.compress(buckets[key], 1)) for key in sorted(buckets)),
         )
 
 
-def _pieces_of(entry: tuple[bytes, bytes, bytes]) -> list[bytes]:
-    """The pieces of an entry's two phrases."""
-    return (entry[1] + entry[2]).translate(_PIECES_ONLY).split()
-
-
-def _entries(lines: list[bytes]) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Lines by threes: probability, phrase, paraphrase."""
-    it = iter(lines)
-    return zip(it, it, it, strict=True)
+def _pieces_of_lines(lines: list[bytes]) -> list[bytes]:
+    """The lines with all but pieces made spaces, without line ends."""
+    return b"".join(lines).translate(_PIECES_ONLY).split(b"\n")
 
 
 def _line_blocks(table: Path) -> Iterator[list[bytes]]:
