@@ -176,9 +176,10 @@ def _search(text: str) -> NuxParts | None:
 
 
 def _read_tags(text: str | None, truth: NuxParts) -> tuple[NuxParts | None, NuxParts]:
-    """What stands behind each tag; None if a tag is not found."""
+    """What stands behind each tag, less the period that the format adds; None without both."""
     match = None if text is None else _TAGS.search(text)
-    return (NuxParts(match[1].strip(), match[2].strip()) if match else None), truth
+    parts = match and NuxParts(*(part.strip().removesuffix(".") for part in match.groups()))
+    return parts, truth
 
 
 def _part(parts: NuxParts, group: str) -> str:
