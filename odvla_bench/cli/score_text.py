@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from odvla_bench.cli.console import out, print_table
+from odvla_bench.cli.options import Seed
 from odvla_bench.errors import InputError, PredictionError
 
 if TYPE_CHECKING:
@@ -41,8 +43,13 @@ def score_text(
         int | None, typer.Option(help="Layer to compare; needed for a folder.")
     ] = None,
     resamples: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
-    output_path: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="JVMs for METEOR.", show_default="one a core")
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the result to this file, as JSON.")
+    ] = None,
 ) -> None:
     """Score texts against references under a named profile."""
     from odvla_bench.metrics.text.profiles import ScoreOptions
@@ -51,27 +58,33 @@ def score_text(
 
     options = ScoreOptions(
         bertscore=bertscore,
-        text=TextOptions(bertscore_model=bertscore_model, bertscore_layer=bertscore_layer),
+        text=TextOptions(
+            bertscore_model=bertscore_model, bertscore_layer=bertscore_layer, workers=workers
+        ),
         resampling=Resampling(resamples=resamples, seed=seed),
     )
     targets = _by_id(refs)
     predictions = _join(_by_id(preds), targets, preds)
     table = _score(profile, predictions, targets, refs, options)
-    if output_path is not None:
-        output_path.write_text(json.dumps(_as_json(table), indent=2) + "\n")
-    typer.echo(format_table(table))
+    if out_file is not None:
+        out_file.write_text(json.dumps(_as_json(table), indent=2) + "\n")
+    print_scores(table)
 
 
-def format_table(table: ScoreTable) -> str:
-    """A result as text: signature, counts, and every number times 100 with its interval."""
-    lines = [f"# {table.signature}", "# " + ", ".join(f"{k} {v}" for k, v in table.counts.items())]
-    width = max(len(row.group) for row in table.rows)
-    for row in table.rows:
-        value = f"{row.group:<{width}}  {row.metric:<18} {100 * row.value:8.2f}"
-        if row.interval:
-            value += f"  [{100 * row.interval.low:.2f}, {100 * row.interval.high:.2f}]"
-        lines.append(value)
-    return "\n".join(lines)
+def print_scores(table: ScoreTable) -> None:
+    """Print every number times 100 with its interval, what was counted, and the signature."""
+    rows = [
+        (row.group, row.metric, _number(row.value), *map(_number, row.interval or ()))
+        for row in table.rows
+    ]
+    header = ("group", "metric", "score × 100", "low", "high")
+    print_table(table.profile, header, rows, numbers_from=2)
+    out.print(", ".join(f"{name}: {count}" for name, count in table.counts.items()))
+    out.print(table.signature, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.2f}"
 
 
 def _score(

@@ -9,7 +9,7 @@ scales by the share of objects found (recall), of predictions that fit (precisio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import shapely
 
 from odvla_bench.errors import PredictionError
 from odvla_bench.geometry import box_corners
+from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text.corpus import FloatArray, IntArray
 from odvla_bench.metrics.text.intervals import Statistic
 from odvla_bench.metrics.text.scoring import CAPTION_METRICS, TextOptions, TextScores, score_text
@@ -27,7 +28,6 @@ from odvla_bench.metrics.text.tables import (
     ScoreRow,
     ScoreTable,
     rows_of,
-    signature_of,
 )
 from odvla_bench.registry import Registry
 
@@ -175,7 +175,7 @@ def score_dense_captions(
         _check(number, frame)
     rows: list[ScoreRow] = []
     counts: dict[str, int] = {"frames": len(frames)}
-    signature = ""
+    scored: Mapping[str, object] = {}
     for threshold in profile.thresholds:
         matches = [_match(frame, profile, threshold) for frame in frames]
         matched = sum(len(m.captions) for m in matches)
@@ -188,19 +188,19 @@ def score_dense_captions(
             rows += _zero_rows(profile, threshold, metrics)
             continue
         scores = _score_pairs(matches, metrics, options)
-        signature = signature or scores.signature.split("|", 1)[1]
+        scored = {key: value for key, value in scores.choices.items() if key != "n"}
         for share in profile.shares:
             scaled = [_scaled(s, matches, share) for s in scores.statistics]
             group = f"{share} above {threshold}"
             rows += rows_of(group, scaled, clusters, resampling or Resampling())
-    choices = {
+    own = {
+        "profile": profile.name,
         "overlap": profile.overlap,
         "match": "one-to-one" if profile.one_to_one else "best",
         "without-caption": "dropped" if profile.one_to_one else "ignored-text",
     }
-    return ScoreTable(
-        profile.name, signature_of(profile.name, choices, signature), tuple(rows), counts
-    )
+    signature = format_signature([*own.items(), *scored.items()])
+    return ScoreTable(profile.name, signature, tuple(rows), counts)
 
 
 def clean_caption(text: str) -> str:

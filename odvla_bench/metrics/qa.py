@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from odvla_bench.errors import PredictionError
+from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text.corpus import FloatArray
 from odvla_bench.metrics.text.intervals import Statistic
-from odvla_bench.metrics.text.tables import Resampling, ScoreTable, rows_of, signature_of
-from odvla_bench.provenance import package_version
+from odvla_bench.metrics.text.tables import Resampling, ScoreTable, rows_of
 from odvla_bench.registry import Registry
 
 TYPES = ("exist", "count", "object", "status", "comparison")
@@ -141,13 +141,13 @@ def score_qa(
         "out_of_vocabulary": int(outside.sum()),
     }
     choices = {
-        "n": str(len(given)),
+        "profile": profile.name,
+        "n": len(given),
         "compare": "normalised" if profile.normalise else "exact",
         "missing": "wrong",
         "baseline": "train" if train else "scored",
-        "odvla-bench": package_version(),
     }
-    return ScoreTable(profile.name, signature_of(profile.name, choices, ""), tuple(rows), counts)
+    return ScoreTable(profile.name, format_signature(choices.items()), tuple(rows), counts)
 
 
 def implied_h0_share(h0: float, h1: float, overall: float, *, step: float) -> tuple[float, float]:

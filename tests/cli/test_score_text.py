@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
 from odvla_bench.cli.main import app
 from odvla_bench.errors import OdvlaError
-from typer.testing import CliRunner
 
 
 def run(tmp_path: Path, preds: list[Any], refs: list[Any], profile: str, *more: str) -> Any:
@@ -20,6 +21,12 @@ def run(tmp_path: Path, preds: list[Any], refs: list[Any], profile: str, *more: 
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     files = ["--preds", str(tmp_path / "preds.jsonl"), "--refs", str(tmp_path / "refs.jsonl")]
     return CliRunner().invoke(app, ["score-text", *files, "--profile", profile, *more])
+
+
+def numbers(output: str, group: str, metric: str) -> list[str]:
+    """What stands behind a group and metric in the printed table."""
+    [row] = [w[2:] for line in output.splitlines() if (w := line.split())[:2] == [group, metric]]
+    return row
 
 
 CAPTIONS = [
@@ -31,12 +38,12 @@ CAPTIONS = [
 def test_captions(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     preds = [{"id": "2", "prediction": "A bus turns."}, {"id": "a", "prediction": "x y z"}]
-    result = run(tmp_path, preds, CAPTIONS, "nucaption-word-lower", "--output-path", str(out))
+    result = run(tmp_path, preds, CAPTIONS, "nucaption-word-lower", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "profile:nucaption-word-lower|missing:empty|n:2|refs:1|bleu:closest,pooled" in (
         result.output
     )
-    assert "Bleu_1                50.00  [0.00, 100.00]" in result.output
+    assert numbers(result.output, "caption", "Bleu_1") == ["50.00", "0.00", "100.00"]
     data = json.loads(out.read_text())
     assert data["scores"][0]["value"] == pytest.approx(0.5)
     assert data["counts"] == {"read": 2, "scored": 2, "missing": 0}
@@ -54,8 +61,8 @@ def test_questions(tmp_path: Path) -> None:
     ]
     result = run(tmp_path, preds, refs, "nuscenesqa-strict", "--resamples", "0")
     assert result.exit_code == 0, result.output
-    assert "missing 2" in result.output
-    assert "overall   accuracy              33.33\n" in result.output
+    assert "missing: 2" in result.output
+    assert numbers(result.output, "overall", "accuracy") == ["33.33"]
 
 
 @pytest.mark.java
@@ -66,7 +73,7 @@ def test_narration_and_reasoning(tmp_path: Path) -> None:
     ]
     result = run(tmp_path, preds, refs, "nux-hintad-raw", "--resamples", "0")
     assert result.exit_code == 0, result.output
-    assert "narration  METEOR               100.00" in result.output
+    assert numbers(result.output, "narration", "METEOR") == ["100.00"]
 
 
 @pytest.mark.parametrize(

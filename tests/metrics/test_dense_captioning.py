@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from odvla_bench.errors import PredictionError
 from odvla_bench.metrics.dense_captioning import (
     PROFILES,

@@ -30,8 +30,10 @@ _MODULE_WEIGHT = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphr
 _LENGTHS, _FUNCTION_WORDS, _MATCHES = slice(0, 2), slice(2, 4), slice(4, 20)
 _CHUNKS, _WORDS = 20, slice(21, 23)
 
-# One more JVM costs half a second of CPU time, some 200 pairs' worth.
-_PAIRS_FOR_A_JVM = 500
+# Each JVM spends a second of CPU time on starting and compiling the aligner, some 500 captions'
+# worth. Below ten times as much text, the optimising compiler never earns its own time.
+_CHARACTERS_FOR_A_JVM = 250_000
+_CHARACTERS_TO_OPTIMISE = 4_000_000
 
 
 def meteor_statistics(
@@ -46,14 +48,14 @@ def meteor_statistics(
     Args:
         corpus: P distinct pairs.
         timeout_s: wall-clock limit; by default 120 s and 1 s for each ten pairs of a JVM.
-        workers: JVMs to run side by side; by default one for each core, fewer for few pairs.
+        workers: JVMs to run side by side; by default one for each core, fewer for little text.
         cache: folder of the paraphrase index, see `paraphrases.write_filtered`.
 
     Raises:
         JavaError: Java is missing, or METEOR failed or took too long.
     """
     lines = [_line(corpus, pair) for pair in range(len(corpus.hypothesis))]
-    count = workers or min(_cores(), -(-len(lines) // _PAIRS_FOR_A_JVM))
+    count = workers or min(_cores(), -(-sum(map(len, lines)) // _CHARACTERS_FOR_A_JVM))
     with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
         table = Path(folder, "paraphrases.gz")
         write_filtered(corpus.texts, table, cache=cache)
@@ -100,9 +102,11 @@ def _line(corpus: Corpus, pair: int) -> str:
 def _score(lines: Sequence[str], table: Path, timeout_s: float | None) -> FloatArray:
     """(len(lines), 23) counts from one run of the program."""
     jar = str(pycocoevalcap_file("meteor", "meteor-1.5.jar"))
+    short = sum(map(len, lines)) < _CHARACTERS_TO_OPTIMISE
+    compiler = ["-XX:TieredStopAtLevel=1"] if short else []
     options = ["-stdio", "-l", "en", "-norm", "-a", str(table)]
     answers = run_lines(
-        ["-Xmx2G", "-jar", jar, "-", "-", *options],
+        [*compiler, "-Xmx2G", "-jar", jar, "-", "-", *options],
         lines,
         purpose="METEOR",
         timeout_s=120 + 0.1 * len(lines) if timeout_s is None else timeout_s,

@@ -1,10 +1,10 @@
 """METEOR's paraphrase table, cut down to the entries a corpus can use.
 
 The table has 5.27 million entries, and reading them is nearly all that starting METEOR costs. An
-entry can only match if both its phrases occur in the corpus. An index, made once on each machine,
-files each entry under the longest pair of neighbouring words of its longer phrase, or under the
-longest word where there is no pair. Of the entries filed under what the corpus has, those are kept
-whose words and pairs of words all are in it.
+entry can only match if both its phrases occur in the corpus. The table is sorted by its first
+phrases. An index, made once on each machine, files all entries of a first phrase together under
+that phrase's longest pair of neighbouring words, or under its word. Of the entries filed under
+what the corpus has, those are kept whose words and pairs of words all are in it.
 
 METEOR normalises texts itself: it lower-cases, splits at punctuation, and drops periods inside
 abbreviations. Words are therefore compared by their runs of a-z and 0-9, with and without periods;
@@ -21,18 +21,20 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from odvla_bench.metrics.text.java import pycocoevalcap_file
 
-_FORMAT = 2
+_FORMAT = 4
 _PIECE = re.compile(r"[0-9a-z]+")
 # Byte → itself if it can be part of a piece, else a space; line ends stay.
 _PIECES_ONLY = bytes(
     b if chr(b) in "0123456789abcdefghijklmnopqrstuvwxyz\n" else 0x20 for b in range(256)
 )
 _BLOCK_BYTES = 1 << 22
+_COMPRESSED_BYTES = 1_024
+"""Blocks of entries from this size on are compressed; smaller ones gain little."""
 
 
 def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = None) -> int:
@@ -41,7 +43,7 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
     Args:
         texts: every prediction and reference.
         path: where to write; replaced.
-        cache: folder of the index, by default `$XDG_CACHE_HOME/odvla_bench`. Where it cannot be
+        cache: folder of the index, by default that of `default_cache`. Where it cannot be
             written, the index is made anew in a temporary folder each time, which takes seconds.
     """
     table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
@@ -54,8 +56,9 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
 
 
 def default_cache() -> Path:
-    """The user's cache folder of this package."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "odvla_bench"
+    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
 
 
 def corpus_runs(texts: Iterable[str]) -> set[bytes]:
@@ -101,29 +104,39 @@ def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
     with closing(database), gzip.open(path, "wb", 1) as out:
         for run in [b"", *sorted(runs)]:
             for (block,) in database.execute(query, (run,)):
-                usable = _usable(zlib.decompress(block).splitlines(keepends=True), runs)
-                out.writelines(usable)
+                usable = _usable(_unpack(block).split(b"\n"), runs)
+                out.writelines(b"%b\n%b\n%b\n" % entry for entry in usable)
                 kept += len(usable)
     return kept
 
 
-def _usable(lines: list[bytes], runs: set[bytes]) -> list[bytes]:
-    """Those of a block's entries whose phrases are made of `runs`."""
-    pieces = _pieces_of_lines(lines)
+def _usable(lines: list[bytes], runs: set[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+    """Those of one first phrase's entries whose phrases are made of `runs`.
+
+    An entry is three lines: probability, phrase, paraphrase.
+    """
+    if not _occurs(_pieces(lines[1]), runs):
+        return []
+    paraphrases = b"\n".join(lines[2::3]).translate(_PIECES_ONLY).split(b"\n")
+    entries = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
     return [
-        b"".join(lines[k - 1 : k + 2])
-        for k in range(1, len(lines), 3)
-        if runs.issuperset(pieces[k].split())
-        and runs.issuperset(pieces[k + 1].split())
-        and runs.issuperset(_pairs(pieces[k]))
-        and runs.issuperset(_pairs(pieces[k + 1]))
+        entry
+        for entry, pieces in zip(entries, paraphrases, strict=True)
+        if _occurs(pieces.split(), runs)
     ]
 
 
-def _pairs(phrase: bytes) -> list[bytes]:
-    """The pairs of neighbouring pieces of a phrase."""
-    words = phrase.split()
-    return [a + b" " + b for a, b in pairwise(words)]
+def _occurs(pieces: list[bytes], runs: set[bytes]) -> bool:
+    """Whether a phrase's pieces, and its pairs of neighbouring pieces, are all among `runs`."""
+    return runs.issuperset(pieces) and runs.issuperset(_pairs(pieces))
+
+
+def _pairs(pieces: list[bytes]) -> list[bytes]:
+    return [a + b" " + b for a, b in pairwise(pieces)]
+
+
+def _pieces(phrase: bytes) -> list[bytes]:
+    return phrase.translate(_PIECES_ONLY).split()
 
 
 def _cached_index(table: Path, folder: Path) -> Path:
@@ -146,37 +159,42 @@ def _cached_index(table: Path, folder: Path) -> Path:
 
 
 def _make_index(table: Path, path: Path) -> None:
-    """Make the index: a table from a run of the longer phrase to the entries, compressed."""
-    buckets: dict[bytes, bytearray] = {}
-    for lines in _line_blocks(table):
-        pieces = _pieces_of_lines(lines)
-        for k in range(0, len(lines), 3):
-            phrase = max(pieces[k + 1], pieces[k + 2], key=len)
-            key = max(_pairs(phrase) or phrase.split(), key=len, default=b"")
-            bucket = buckets.get(key)
-            if bucket is None:
-                bucket = buckets[key] = bytearray()
-            bucket += b"".join(lines[k : k + 3])
+    """Make the index: a table from a run of a first phrase to that phrase's entries."""
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
-        db.execute("CREATE TABLE entry (run BLOB PRIMARY KEY, entries BLOB) WITHOUT ROWID")
-        db.executemany(
-            "INSERT INTO entry VALUES (?, ?)",
-            ((key, zlib.compress(buckets[key], 1)) for key in sorted(buckets)),
-        )
+        db.execute("CREATE TABLE entry (run BLOB, entries BLOB)")
+        db.executemany("INSERT INTO entry VALUES (?, ?)", _filed_entries(table))
+        db.execute("CREATE INDEX by_run ON entry (run)")
 
 
-def _pieces_of_lines(lines: list[bytes]) -> list[bytes]:
-    """The lines with all but pieces made spaces, without line ends."""
-    return b"".join(lines).translate(_PIECES_ONLY).split(b"\n")
+def _filed_entries(table: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Run and entries of each first phrase; of one cut in two by a block, twice."""
+    for lines in _line_blocks(table):
+        start = 0
+        for phrase, same in groupby(lines[1::3]):
+            stop = start + 3 * sum(1 for _ in same)
+            pieces = _pieces(phrase)
+            run = max(_pairs(pieces) or pieces, key=len, default=b"")
+            yield run, _pack(b"\n".join(lines[start:stop]))
+            start = stop
 
 
 def _line_blocks(table: Path) -> Iterator[list[bytes]]:
-    """The table's lines with their ends, whole entries at a time."""
+    """The table's lines without their ends, whole entries at a time."""
     with gzip.open(table, "rb") as f:
-        rest: list[bytes] = []
-        while block := f.readlines(_BLOCK_BYTES):
-            lines = rest + block
-            whole = len(lines) // 3 * 3
+        rest: list[bytes] = [b""]
+        while block := f.read(_BLOCK_BYTES):
+            lines = [*rest[:-1], *(rest[-1] + block).split(b"\n")]
+            whole = (len(lines) - 1) // 3 * 3
             rest = lines[whole:]
             yield lines[:whole]
+
+
+def _pack(entries: bytes) -> bytes:
+    """Entries as stored: compressed if that is worth its while."""
+    return entries if len(entries) < _COMPRESSED_BYTES else zlib.compress(entries, 1)
+
+
+def _unpack(block: bytes) -> bytes:
+    """Stored entries; they start with a digit, and zlib's streams with an x."""
+    return zlib.decompress(block) if block.startswith(b"x") else block

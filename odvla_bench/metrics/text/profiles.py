@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from odvla_bench.errors import PredictionError
+from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text.scoring import CAPTION_METRICS, TextOptions, score_text
 from odvla_bench.metrics.text.tables import (
     Resampling,
     ScoreRow,
     ScoreTable,
     rows_of,
-    signature_of,
 )
 from odvla_bench.registry import Registry
 
@@ -98,9 +98,10 @@ def score_captions(
         JavaError: a Java program failed or is missing.
     """
     texts = ["" if text is None else text for text in predictions]
-    rows, scores = _score("caption", texts, references, profile, clusters, options)
+    rows, choices = _score("caption", texts, references, profile, clusters, options)
     counts = {"read": len(texts), "scored": len(texts), "missing": _missing(predictions)}
-    signature = signature_of(profile.name, {"missing": "empty"}, scores)
+    own = {"profile": profile.name, "missing": "empty"}
+    signature = format_signature([*own.items(), *choices.items()])
     return ScoreTable(profile.name, signature, tuple(rows), counts)
 
 
@@ -141,7 +142,7 @@ def score_nux(
     rows: list[ScoreRow] = []
     for group in ("narration", "reasoning", "joined"):
         texts, targets = ([_part(parts, group) for parts in side] for side in (answers, truths))
-        found, scores = _score(group, texts, [[t] for t in targets], profile, labels, options)
+        found, choices = _score(group, texts, [[t] for t in targets], profile, labels, options)
         rows += found
     malformed = sum(parts is None for parts, _ in pairs)
     missing = _missing(predictions)
@@ -151,10 +152,10 @@ def score_nux(
         "missing": missing,
         "malformed": malformed - missing,
     }
-    choices = {"join": "space", "malformed": "dropped" if profile.hintad else "empty"}
-    return ScoreTable(
-        profile.name, signature_of(profile.name, choices, scores), tuple(rows), counts
-    )
+    malformed_as = "dropped" if profile.hintad else "empty"
+    own = {"profile": profile.name, "join": "space", "malformed": malformed_as}
+    signature = format_signature([*own.items(), *choices.items()])
+    return ScoreTable(profile.name, signature, tuple(rows), counts)
 
 
 def hintad_text(parts: NuxParts) -> str:
@@ -193,14 +194,14 @@ def _score(
     profile: CaptionProfile | NuxProfile,
     clusters: Sequence[object] | None,
     options: ScoreOptions | None,
-) -> tuple[list[ScoreRow], str]:
-    """The rows of one group, and the scorers' signature."""
+) -> tuple[list[ScoreRow], Mapping[str, object]]:
+    """The rows of one group, and the scorers' choices."""
     options = options or ScoreOptions()
     metrics = (*profile.metrics, "bertscore") if options.bertscore else profile.metrics
     scores = score_text(
         texts, references, metrics=metrics, tokenizer=profile.tokenizer, options=options.text
     )
-    return rows_of(group, scores.statistics, clusters, options.resampling), scores.signature
+    return rows_of(group, scores.statistics, clusters, options.resampling), scores.choices
 
 
 def _missing(predictions: Sequence[str | None]) -> int:

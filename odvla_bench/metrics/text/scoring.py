@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text import bleu, cider, meteor
 from odvla_bench.metrics.text.corpus import Corpus, FloatArray, check_texts, make_corpus
 from odvla_bench.metrics.text.intervals import (
@@ -50,8 +51,13 @@ class TextScores:
 
     statistics: tuple[Statistic, ...]
     """What the scores are computed from, for `intervals`."""
-    signature: str
+    choices: Mapping[str, object]
     """Every choice that can move a number."""
+
+    @property
+    def signature(self) -> str:
+        """The choices as a string, with a place for a build's fingerprint."""
+        return format_signature(self.choices.items())
 
     @property
     def corpus(self) -> dict[str, float]:
@@ -125,7 +131,7 @@ def score_text(
     notes = {metric: notes[metric] for metric in METRICS if metric in metrics}
     return TextScores(
         tuple(found[metric] for metric in notes),
-        _signature(references, tokenizer, notes),
+        _choices(references, tokenizer, notes),
     )
 
 
@@ -185,20 +191,19 @@ def _bertscore(corpus: Corpus, options: TextOptions) -> tuple[Statistic, str]:
     return mean_statistic(names, scores), scorer.signature
 
 
-def _signature(
+def _choices(
     references: Sequence[Sequence[str]], tokenizer: str, notes: Mapping[str, str]
-) -> str:
-    """Every choice that can move a number, as `key:value` parts."""
+) -> dict[str, object]:
+    """Every choice that can move a number."""
     fewest, most = min(map(len, references)), max(map(len, references))
-    parts = {
-        "n": str(len(references)),
-        "refs": str(most) if fewest == most else f"{fewest}-{most}",
+    choices: dict[str, object] = {
+        "n": len(references),
+        "refs": most if fewest == most else f"{fewest}-{most}",
         **notes,
-        "odvla-bench": package_version(),
     }
     captions = any(metric in notes for metric in CAPTION_METRICS)
     if captions:
-        parts["tok"] = tokenizer
+        choices["tok"] = tokenizer
     if "meteor" in notes or (captions and tokenizer.startswith("ptb")):
-        parts |= {"pycocoevalcap": package_version("pycocoevalcap"), "java": java_version()}
-    return "|".join(f"{key}:{value}" for key, value in parts.items())
+        choices |= {"pycocoevalcap": package_version("pycocoevalcap"), "java": java_version()}
+    return choices

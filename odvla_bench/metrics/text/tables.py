@@ -36,7 +36,7 @@ class ScoreTable:
 
     profile: str
     signature: str
-    """Every choice that can move a number."""
+    """Every choice that can move a number, with a place for a build's fingerprint."""
     rows: tuple[ScoreRow, ...]
     counts: Mapping[str, int]
     """Samples read, scored, missing, malformed, and what else the profile counts."""
@@ -74,9 +74,3 @@ def rows_of(
         for statistic in statistics
         for name, value in zip(statistic.names, statistic.corpus(), strict=True)
     ]
-
-
-def signature_of(profile: str, choices: Mapping[str, str], scores: str) -> str:
-    """A profile's signature: its name, its own choices, then those of the scorers."""
-    own = [f"{key}:{value}" for key, value in {"profile": profile, **choices}.items()]
-    return "|".join([*own, *([scores] if scores else [])])

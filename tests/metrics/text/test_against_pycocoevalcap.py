@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from odvla_bench.metrics.text import score_text
 from odvla_bench.metrics.text.tokenizer import tokenize
 

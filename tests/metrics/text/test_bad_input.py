@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from odvla_bench.errors import PredictionError, UnknownNameError
 from odvla_bench.metrics.text import TextOptions, score_text
 from odvla_bench.metrics.text.corpus import MAX_CHARACTERS

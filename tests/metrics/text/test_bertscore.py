@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from odvla_bench.errors import InputError
 from odvla_bench.metrics.text import TextOptions, score_text
 from odvla_bench.metrics.text.corpus import make_corpus

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from odvla_bench.metrics.text import score_text
 from odvla_bench.metrics.text.tokenizer import tokenize
 

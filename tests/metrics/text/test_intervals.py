@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from odvla_bench.metrics.text import bootstrap_intervals, score_text
 from odvla_bench.metrics.text.intervals import mean_statistic
 

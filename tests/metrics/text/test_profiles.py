@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from odvla_bench.errors import PredictionError
 from odvla_bench.metrics.text.profiles import (
     PROFILES,
