@@ -15,6 +15,7 @@ from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
 from odvla_bench.cli.protocols import protocols
+from odvla_bench.cli.score_text import score_text
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": predict,
     "eval": eval_,
     "compare": compare,
+    "score-text": score_text,
     "protocols": protocols,
     "make-synthetic": make_synthetic,
     "demo": demo,
