@@ -117,7 +117,7 @@ class Layer:
         return first[inverse] if self.name == BOUNDARY else None
 
     def query(self, patches: Patches) -> Clipped:
-        """What of the layer lies in each patch."""
+        """What of the layer lies in each patch; a line along a patch's very edge does not."""
         inset = BOUNDARY_INSET_M if self.name == BOUNDARY else 0.0
         half = tuple(size / 2 - inset for size in patches.size_m)
         patch, element = self.tree.query(patches.outlines)
@@ -166,9 +166,7 @@ class VectorMap:
             raise suggest(name, list(LAYERS), kind="map layer")
         if name not in self._layers:
             rows = self._table.filter(pc.equal(self._table["layer"], name))
-            token, kind, wkb = (
-                rows[c].to_numpy().astype(object) for c in ("token", "kind", "wkb")
-            )
+            token, kind, wkb = (rows[c].to_numpy().astype(object) for c in ("token", "kind", "wkb"))
             self._layers[name] = Layer(name, token, kind, shapely.from_wkb(wkb))
         return self._layers[name]
 
@@ -242,7 +240,7 @@ def _write(layers: dict[str, Elements], folder: Path) -> None:
     elements = [
         pa.table(
             {
-                "layer": [name] * len(found.token),
+                "layer": pa.repeat(name, len(found.token)),
                 "token": pa.array(found.token, pa.string()),
                 "kind": pa.array(found.kind, pa.string()),
                 "wkb": pa.array(shapely.to_wkb(found.geometry), pa.binary()),
