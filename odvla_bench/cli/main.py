@@ -9,6 +9,7 @@ import typer
 from odvla_bench.cli.build_data import build_data
 from odvla_bench.cli.doctor import doctor
 from odvla_bench.cli.inspect_build import inspect_build
+from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("build-data")(build_data)
 app.command("inspect")(inspect_build)
 app.command("doctor")(doctor)
+app.command("make-synthetic")(make_synthetic)
 
 
 def run() -> None:

@@ -13,7 +13,7 @@ from odvla_bench.datasets.nuscenes.synthetic.records import (
     SceneRecord,
     quaternion_wxyz,
 )
-from odvla_bench.datasets.nuscenes.synthetic.tables import TokenSource
+from odvla_bench.datasets.nuscenes.synthetic.tokens import TokenSource
 from odvla_bench.geometry import FloatArray, rotation_from_quaternion, yaw_of
 
 # The scenes whose CAN bus data the real expansion lacks.

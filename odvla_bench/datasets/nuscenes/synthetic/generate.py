@@ -16,11 +16,9 @@ from odvla_bench.datasets.nuscenes.synthetic.ego import EgoDrive, random_drive
 from odvla_bench.datasets.nuscenes.synthetic.images import write_images
 from odvla_bench.datasets.nuscenes.synthetic.maps import write_maps
 from odvla_bench.datasets.nuscenes.synthetic.records import EgoPoses, IntArray, Log, SceneRecord
-from odvla_bench.datasets.nuscenes.synthetic.tables import (
-    REAL_IMAGE_SIZE,
-    TokenSource,
-    TreeWriter,
-)
+from odvla_bench.datasets.nuscenes.synthetic.sensors import REAL_IMAGE_SIZE
+from odvla_bench.datasets.nuscenes.synthetic.tables import TreeWriter
+from odvla_bench.datasets.nuscenes.synthetic.tokens import TokenSource
 from odvla_bench.datasets.nuscenes.synthetic.town import town
 from odvla_bench.errors import InputError
 from odvla_bench.geometry import rotation_from_quaternion, yaw_of
