@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from odvla_bench.datasets.nuscenes.can_bus import CanBus, load_can_bus
+from odvla_bench.datasets.nuscenes.maps import Maps, find_maps
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
 from odvla_bench.provenance import digest_text
 from odvla_bench.registry import Registry
@@ -97,11 +98,16 @@ class Context:
             r.nuscenes_root, self.nuscenes.scenes, r.cache_dir, memory_limit=r.memory_limit
         )
 
+    @cached_property
+    def maps(self) -> Maps:
+        """The vector maps; empty where the map expansion is absent."""
+        return find_maps(self.request.nuscenes_root, self.request.cache_dir)
+
     def fingerprint(self) -> str:
         """Digest of all raw contents and of the settings that can change a row."""
-        shards = str(self.request.scenes_per_shard)
-        nuscenes = self.nuscenes
-        return digest_text(nuscenes.version, nuscenes.fingerprint, self.can_bus.fingerprint, shards)
+        nuscenes, shards = self.nuscenes, str(self.request.scenes_per_shard)
+        contents = (nuscenes.fingerprint, self.can_bus.fingerprint, self.maps.fingerprint)
+        return digest_text(nuscenes.version, *contents, shards)
 
 
 @lru_cache(maxsize=1)
@@ -126,6 +132,9 @@ class SourceBuilder(Protocol):
 
 BUILDERS: Registry[Any] = Registry(
     "source",
-    {"planning": "odvla_bench.datasets.builders.planning:BUILDER"},
+    {
+        "planning": "odvla_bench.datasets.builders.planning:BUILDER",
+        "map_captions": "odvla_bench.datasets.builders.map_captions:BUILDER",
+    },
 )
 """Source name → `SourceBuilder`; a further source is one entry and one file."""
