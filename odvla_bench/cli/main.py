@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -10,6 +11,7 @@ from odvla_bench.cli.build_data import build_data
 from odvla_bench.cli.doctor import doctor
 from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
+from odvla_bench.cli.predict import predict
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -20,10 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich help would double the time that `--help` takes
 )
-app.command("build-data")(build_data)
-app.command("inspect")(inspect_build)
-app.command("doctor")(doctor)
-app.command("make-synthetic")(make_synthetic)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build-data": build_data,
+    "inspect": inspect_build,
+    "predict": predict,
+    "make-synthetic": make_synthetic,
+    "doctor": doctor,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def run() -> None:

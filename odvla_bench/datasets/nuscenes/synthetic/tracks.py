@@ -94,8 +94,6 @@ def _on_road(drive: EgoDrive, time_s: FloatArray, rng: np.random.Generator) -> _
     back = HEADINGS[heading].astype(int)
     origin = (node[0] - int(back[0]), node[1] - int(back[1]))
     origin = origin if streets.has_node(*origin) else node
-    if not streets.has_node(origin[0] + int(back[0]), origin[1] + int(back[1])):
-        heading = (heading + 2) % 4
     lane = int(rng.integers(LANES))
     path = random_path(streets, rng, node=origin, heading=heading, lane=lane, length_m=300)
     times = timetable(
@@ -172,7 +170,9 @@ def _street_point(
     along_y = np.abs(gap_x[rows, i]) < np.abs(gap_y[rows, j])
     to_cross = np.where(along_y, gap_y[rows, j], gap_x[rows, i])
     clear = np.maximum(np.abs(to_cross), CROSSING_HALF_M + 4 + rng.uniform(0, 14, len(rows)))
-    along = np.where(to_cross < 0, -clear, clear)
+    crossed, last = np.where(along_y, j, i), np.where(along_y, gap_y.shape[1], gap_x.shape[1]) - 1
+    sign = np.select([crossed == 0, crossed == last], [1, -1], np.where(to_cross < 0, -1, 1))
+    along = sign * clear  # at the town's edge the street goes on inwards only
     node = np.stack([streets.streets_x_m[i], streets.streets_y_m[j]], -1)
     axis = np.where(along_y[:, None], HEADINGS[1], HEADINGS[0])
     return node + axis * along[:, None], axis
