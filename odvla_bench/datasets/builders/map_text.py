@@ -78,8 +78,13 @@ class Found:
         """The first `count` of each keyframe."""
         rank = np.arange(len(self.keyframe)) - np.searchsorted(self.keyframe, self.keyframe)
         rows = rank < count
-        fields = (self.keyframe, self.token, self.kind, self.geometry, self.distance_m)
-        return Found(*(values[rows] for values in fields))
+        return Found(
+            self.keyframe[rows],
+            self.token[rows],
+            self.kind[rows],
+            self.geometry[rows],
+            self.distance_m[rows],
+        )
 
 
 def around(vector_map: VectorMap, patches: Patches) -> dict[str, Found]:
