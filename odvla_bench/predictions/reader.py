@@ -32,14 +32,16 @@ def read_predictions(
         codec: how texts are parsed, repair policy included; by default the strict `text` codec.
 
     Raises:
+        OdvlaError: the codec is for another number of steps.
         InputError: no such file, too large, of unknown form, or a pickle that is refused.
         PredictionError: defects of the contents; all of them, each with its row and token.
     """
     path = Path(path)
     codec = codec or get_codec("text")
-    if codec.n_steps != FUTURE_LENGTH:
+    if codec.n_steps != FUTURE_LENGTH or codec.variable_length:
         raise OdvlaError(
-            f"Plans have {FUTURE_LENGTH} steps; the codec was made for {codec.n_steps}."
+            f"Plans have {FUTURE_LENGTH} steps, no fewer and no more; make the codec with "
+            f"n_steps={FUTURE_LENGTH} and without variable_length."
         )
     problems = Problems(path)
     rows, metadata = read_rows(path, problems)

@@ -66,7 +66,7 @@ class Problems:
         """Raise the error that lists the defects, if there are any."""
         if self._lines:
             raise PredictionError(
-                f"{self._path}: {len(self._lines):,} defects, so nothing was read. Mend the file:",
+                f"{self._path}: nothing was read. Defects to mend: {len(self._lines):,}",
                 first_lines(self._lines),
             )
 
@@ -191,7 +191,7 @@ def _by_token(document: Mapping[Any, Any], problems: Problems) -> Contents:
         [
             Row(f"entry {i}", token, text=plan)
             if isinstance(plan, str)
-            else Row(f"entry {i}", token, pairs=plan)
+            else Row(f"entry {i}", token, pairs=[] if plan is None else plan)
             for i, (token, plan) in enumerate(document.items(), 1)
         ]
     )
