@@ -259,7 +259,7 @@ MAP_ELEMENTS = Table(
     (
         *_KEYS,
         Column("layer", pa.string(), "such as lane_divider, ped_crossing, boundary"),
-        Column("kind", pa.string(), "type as the map has it, such as TRAFFIC_LIGHT; or empty"),
+        Column("kind", pa.string(), "type on the map, such as TRAFFIC_LIGHT; or hole; or empty"),
         Column("element_token", pa.string(), "map token of the element; of a boundary, its ring"),
         Column("closed", pa.bool_(), "whether the points are the ring of a polygon"),
         Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),

@@ -19,6 +19,7 @@ from odvla_bench.datasets.builders.map_text import (
 )
 from odvla_bench.datasets.builders.rows import Columns, scene_units, to_table, where_in
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
+from odvla_bench.datasets.nuscenes.map_json import POLYGON_LAYERS
 from odvla_bench.datasets.nuscenes.maps import Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
@@ -68,8 +69,7 @@ BUILDER = MapCaptionsBuilder()
 
 def _rows(context: Context, samples: pa.Table, split: str) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    rows = [to_table(caption_columns(samples.slice(0, 0), [], split), ALIGNMENT.schema)]
-    elements = [MAP_ELEMENTS.schema.empty_table()]
+    rows, elements = [ALIGNMENT.schema.empty_table()], [MAP_ELEMENTS.schema.empty_table()]
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
         pose = EgoMotion.from_samples(here).global_from_lidar
@@ -117,21 +117,23 @@ def caption_columns(samples: pa.Table, texts: list[str], split: str) -> Columns:
 
 def element_columns(samples: pa.Table, layer: str, found: Found) -> Columns:
     """Columns of the table of map elements: one row a line, or a ring of a polygon."""
-    rings, owner = shapely.get_rings(found.geometry, return_index=True)
-    closed = bool(len(rings))
-    if not closed:
-        rings, owner = found.geometry, np.arange(len(found.geometry))
-    xy = shapely.get_coordinates(rings)
-    ends = np.cumsum(shapely.get_num_points(rings))
+    closed = layer in POLYGON_LAYERS
+    lines, owner = found.geometry, np.arange(len(found.geometry))
+    if closed:
+        lines, owner = shapely.get_rings(found.geometry, return_index=True)
+    hole = np.diff(owner, prepend=-1) == 0
+    kind = np.where(hole, "hole", found.kind[owner])
+    xy = shapely.get_coordinates(lines)
+    ends = np.cumsum(shapely.get_num_points(lines))
     offsets = pa.array(np.r_[0, ends].astype(np.int32))
     of = samples.take(pa.array(found.keyframe[owner]))
     return {
         "sample_id": of["sample_id"],
         "sample_token": of["token"],
-        "layer": pa.repeat(layer, len(rings)),
-        "kind": pa.array(found.kind[owner], pa.string()),
+        "layer": pa.repeat(layer, len(lines)),
+        "kind": pa.array(kind, pa.string()),
         "element_token": pa.array(found.token[owner], pa.string()),
-        "closed": pa.repeat(closed, len(rings)),
+        "closed": pa.repeat(closed, len(lines)),
         **{
             f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i], pa.float64()))
             for i, axis in enumerate("xy")

@@ -7,6 +7,7 @@ are derived: the long edges of the pedestrian crossings and the boundary of the 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ ROAD_LAYERS = ("road_segment", "lane")
 
 _OLDEST_VERSION = (1, 3)
 _MAX_FILE_BYTES = 1 << 30
+_FARTHEST_M = 1e6
 _PIECE_VERTICES = 16  # short pieces keep a patch's candidates near the patch
 _KIND_FIELDS = {
     "stop_line": "stop_line_type",
@@ -58,7 +60,8 @@ class Elements:
     geometry: Geometries = field(default_factory=lambda: np.empty(0, object))
     """Lines or polygons, GLOBAL, metres."""
     skipped: list[str] = field(default_factory=list)
-    """Tokens of records without a valid geometry; nuscenes-devkit passes them over too."""
+    """Tokens of records without a valid geometry; nuscenes-devkit passes them over too (but
+    fails on an invalid drivable area)."""
 
 
 def read_map(path: Path) -> dict[str, Elements]:
@@ -69,8 +72,9 @@ def read_map(path: Path) -> dict[str, Elements]:
     """
     source = _Source(path, _parse(path))
     layers = {name: source.line_layer(name) for name in LINE_LAYERS}
-    layers |= {name: source.polygon_layer(name) for name in POLYGON_LAYERS}
-    layers[CROSSING_EDGES] = crossing_edges(layers["ped_crossing"])
+    polygons = {name: source.polygon_layer(name) for name in POLYGON_LAYERS}
+    layers |= {name: _valid_only(found) for name, found in polygons.items()}
+    layers[CROSSING_EDGES] = crossing_edges(polygons["ped_crossing"])
     layers[BOUNDARY] = boundary_pieces(
         np.concatenate([layers[name].geometry for name in ROAD_LAYERS])
     )
@@ -80,7 +84,8 @@ def read_map(path: Path) -> dict[str, Elements]:
 def crossing_edges(crossings: Elements) -> Elements:
     """The two longest edges of each pedestrian crossing: where it meets the road.
 
-    The rule is that of the field's vector-map code; of equal edges the later ones are taken.
+    The rule is that of the field's vector-map code; of equal edges the later ones are taken, and
+    an invalid polygon has edges as well as any.
     """
     edges = Elements()
     lines = []
@@ -103,10 +108,9 @@ def boundary_pieces(roads: Geometries) -> Elements:
     pieces = Elements()
     lines: list[npt.NDArray[np.float64]] = []
     parts = shapely.get_parts(shapely.union_all(roads))
-    holes, of_part = shapely.get_rings(parts), shapely.get_num_interior_rings(parts)
-    outer = np.zeros(len(holes), bool)
-    outer[np.cumsum(of_part + 1) - of_part - 1] = True
-    for number, (ring, is_outer) in enumerate(zip(holes, outer, strict=True)):
+    rings, part = shapely.get_rings(parts, return_index=True)
+    outer = np.diff(part, prepend=-1) > 0
+    for number, (ring, is_outer) in enumerate(zip(rings, outer, strict=True)):
         xy = shapely.get_coordinates(ring)
         if shapely.is_ccw(ring) == is_outer:
             xy = xy[::-1]
@@ -148,8 +152,8 @@ class _Source:
         nodes = self._records("node")
         self.row = {node["token"]: i for i, node in enumerate(nodes)}
         self.xy_m = np.array([self._xy(node) for node in nodes], np.float64).reshape(-1, 2)
-        if (bad := ~np.isfinite(self.xy_m).all(1)).any():
-            raise self._damaged("node", nodes[int(bad.argmax())], "is not at a finite place")
+        if (bad := ~(np.abs(self.xy_m) < _FARTHEST_M).all(1)).any():
+            raise self._damaged("node", nodes[int(bad.argmax())], "is not a place on a map")
         self.lines = {line["token"]: line for line in self._records("line")}
         self.polygons = {polygon["token"]: polygon for polygon in self._records("polygon")}
 
@@ -169,7 +173,7 @@ class _Source:
         return found
 
     def polygon_layer(self, name: str) -> Elements:
-        """The polygons of a layer; invalid ones are skipped."""
+        """The polygons of a layer, valid or not; those of fewer than three nodes are skipped."""
         found, rings, owner = Elements(), [], []
         for record, polygon in self._polygon_records(name):
             shell = self._nodes("polygon", polygon, polygon.get("exterior_node_tokens"))
@@ -182,7 +186,8 @@ class _Source:
             found.token.append(record["token"])
             found.kind.append(self._kind(name, record))
         polygons = shapely.polygons(_lines(rings, shapely.linearrings), indices=owner)
-        return _valid_only(found, np.atleast_1d(polygons))
+        found.geometry = np.atleast_1d(polygons)
+        return found
 
     def _polygon_records(self, name: str) -> Iterator[tuple[Record, Record]]:
         """Records with their polygon; a drivable area has several."""
@@ -247,13 +252,16 @@ class _Source:
         )
 
 
-def _valid_only(found: Elements, polygons: Geometries) -> Elements:
-    valid = shapely.is_valid(polygons)
-    found.skipped += [t for t, v in zip(found.token, valid, strict=True) if not v]
-    found.token = [t for t, v in zip(found.token, valid, strict=True) if v]
-    found.kind = [k for k, v in zip(found.kind, valid, strict=True) if v]
-    found.geometry = polygons[valid]
-    return found
+def _valid_only(found: Elements) -> Elements:
+    """Without the invalid polygons, which are listed as skipped."""
+    valid = shapely.is_valid(found.geometry)
+    invalid = itertools.compress(found.token, ~valid)
+    return Elements(
+        list(itertools.compress(found.token, valid)),
+        list(itertools.compress(found.kind, valid)),
+        found.geometry[valid],
+        [*found.skipped, *invalid],
+    )
 
 
 def _lines(

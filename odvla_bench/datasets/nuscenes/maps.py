@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
@@ -71,7 +70,8 @@ class Patches:
     @cached_property
     def outlines(self) -> Geometries:
         """(P,) the rectangles as polygons, GLOBAL."""
-        corners = box_corners(self.centre_m, self.yaw_rad, *np.broadcast_arrays(*self.size_m))
+        length, width = np.array(self.size_m)
+        corners = box_corners(self.centre_m, self.yaw_rad, length, width)
         return np.atleast_1d(shapely.polygons(corners))
 
     def from_global(self, xy_m: FloatArray, patch: IntArray) -> FloatArray:
@@ -113,8 +113,10 @@ class Layer:
     @cached_property
     def line_of_piece(self) -> IntArray | None:
         """(E,) first row of the line that each row is a piece of; None where all are whole."""
+        if self.name != BOUNDARY:
+            return None
         _, first, inverse = np.unique(self.token, return_index=True, return_inverse=True)
-        return first[inverse] if self.name == BOUNDARY else None
+        return first[inverse]
 
     def query(self, patches: Patches) -> Clipped:
         """What of the layer lies in each patch; a line along a patch's very edge does not."""
@@ -149,12 +151,14 @@ class VectorMap:
     """The cache's Parquet file: layer, token, kind, WKB in GLOBAL metres."""
 
     @cached_property
-    def _table(self) -> pa.Table:
-        return pq.read_table(self.file)
-
-    @cached_property
-    def _layers(self) -> dict[str, Layer]:
-        return {}
+    def layers(self) -> dict[str, Layer]:
+        """Every layer of `LAYERS`, by name."""
+        table = pq.read_table(self.file)
+        names = table["layer"].to_numpy()
+        token, kind, wkb = (table[c].to_numpy().astype(object) for c in ("token", "kind", "wkb"))
+        geometry = shapely.from_wkb(wkb)
+        rows = {name: names == name for name in LAYERS}
+        return {name: Layer(name, token[r], kind[r], geometry[r]) for name, r in rows.items()}
 
     def layer(self, name: str) -> Layer:
         """A layer by name.
@@ -164,11 +168,7 @@ class VectorMap:
         """
         if name not in LAYERS:
             raise suggest(name, list(LAYERS), kind="map layer")
-        if name not in self._layers:
-            rows = self._table.filter(pc.equal(self._table["layer"], name))
-            token, kind, wkb = (rows[c].to_numpy().astype(object) for c in ("token", "kind", "wkb"))
-            self._layers[name] = Layer(name, token, kind, shapely.from_wkb(wkb))
-        return self._layers[name]
+        return self.layers[name]
 
     def query(self, patches: Patches, layers: Iterable[str] = LAYERS) -> dict[str, Clipped]:
         """What lies in each patch, layer by layer, in the patches' own frames.

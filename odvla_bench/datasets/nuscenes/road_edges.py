@@ -84,12 +84,9 @@ def drivable_masks(
     )
     masks = np.zeros((len(global_from_ego.translation_m), cells, cells), np.uint8)
     # All outlines of an area before all its holes, as the devkit has it.
-    same = np.diff(np.stack([found.patch, found.element]), axis=1).any(0)
-    starts = [0, *(np.flatnonzero(same) + 1), len(found.patch)]
-    for start, end in zip(starts[:-1], starts[1:], strict=True):
-        if start < end:
-            area = found.geometry[start:end]
-            _fill(masks[found.patch[start]], area, size_m, cell_m)
+    keys, start = np.unique(np.stack([found.patch, found.element]), axis=1, return_index=True)
+    for keyframe, area in zip(keys[0], np.split(found.geometry, start)[1:], strict=True):
+        _fill(masks[keyframe], area, size_m, cell_m)
     return masks.astype(bool)
 
 

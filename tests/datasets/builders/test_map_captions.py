@@ -117,7 +117,7 @@ def test_keyframes_without_map_or_split_are_in_the_ledger(street_build: Path) ->
 
 
 def test_a_keyframe_without_lidar_is_in_the_ledger(tmp_path: Path) -> None:
-    root = tree_of(tmp_path, [HandScene([(100, 52, 0), (101, 52, 0)], location="boston-seaport")])
+    root = tree_of(tmp_path, [HandScene([(0, 52, 0), (130, 52, 0)], location="boston-seaport")])
     write_map(root, street_map(), "boston-seaport")
     path = root / "v1.0-mini" / "sample_data.json"
     records = json.loads(path.read_text())
@@ -129,6 +129,9 @@ def test_a_keyframe_without_lidar_is_in_the_ledger(tmp_path: Path) -> None:
     assert not rows.unaccounted()
     assert [(d.record, d.reason) for d in rows.dropped] == [(lidar[0]["sample_token"], "no_lidar")]
     assert rows.tables["alignment"].num_rows == 1
+    # The keyframe that is left sees the island in the pavement.
+    areas = [e for e in rows.tables["map_elements"].to_pylist() if e["layer"] == "drivable_area"]
+    assert [(area["kind"], len(area["x_m"])) for area in areas] == [("", 5), ("hole", 5)]
 
 
 def test_without_maps_there_is_nothing_to_build(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_maps_change_the_fingerprint(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    root = make_tree(tmp_path_factory.mktemp("town"), 2, maps=True, blocks=4)
+    root = make_tree(tmp_path_factory.mktemp("town"), 2, maps=True, blocks=3)
     context = Context(request_of(root))
     (unit, *_) = BUILDER.plan(context)
     return dict(BUILDER.build(context, unit).tables)

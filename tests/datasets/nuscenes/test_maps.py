@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 from factories.maps import empty_map, opened_map, street_map
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odvla_bench.datasets.nuscenes.map_json import boundary_pieces, crossing_edges, read_map
@@ -89,6 +89,16 @@ def test_what_the_devkit_passes_over_is_passed_over_and_listed(tmp_path: Path) -
     assert len(street.layer("walkway").geometry) == 0
 
 
+def test_an_invalid_crossing_still_has_edges(tmp_path: Path) -> None:
+    content = street_map()
+    content["polygon"][-2]["exterior_node_tokens"][:2] = content["polygon"][-2][
+        "exterior_node_tokens"
+    ][1::-1]
+    street = opened_map(tmp_path, content)
+    assert street.skipped == {"ped_crossing": ["zebra"]}
+    assert street.layer("ped_crossing_edge").token.tolist() == ["zebra:1", "zebra:3"]
+
+
 def test_an_empty_map_has_every_layer_and_finds_nothing(tmp_path: Path) -> None:
     found = opened_map(tmp_path, empty_map()).query(patch(0, 0, 0, (100, 100)))
     assert set(found) == set(LAYERS)
@@ -136,7 +146,7 @@ def changed(layer: str, **values: Any) -> dict[str, Any]:
         pytest.param(without("lane"), "no layer 'lane'", id="layer missing"),
         pytest.param(changed("lane", token=None), "record 0 of layer 'lane'", id="no token"),
         pytest.param(changed("node", x="east"), "node n0 has no numbers", id="text in a node"),
-        pytest.param(changed("node", y=float("nan")), "node n0 is not at a finite", id="NaN"),
+        pytest.param(changed("node", y=float("nan")), "node n0 is not a place", id="NaN"),
         pytest.param(
             changed("lane", polygon_token="gone"), "lane north .*'gone'", id="polygon missing"
         ),
@@ -162,6 +172,36 @@ def test_a_damaged_map_is_named(tmp_path: Path, content: Any, says: str) -> None
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(InputError, match=rf"boston-seaport\.json: .*{says}"):
         read_map(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=3) | st.sampled_from(["n0", "stop"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(layer=st.sampled_from([k for k in street_map() if k != "version"]), data=st.data())
+def test_a_map_reads_or_is_refused_whatever_stands_in_it(
+    layer: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = street_map()
+    records = content[layer]
+    if records and data.draw(st.booleans(), "damage a field"):
+        record = records[data.draw(st.integers(0, len(records) - 1))]
+        record[data.draw(st.sampled_from(sorted(record)))] = data.draw(JSON)
+    else:
+        content[layer] = data.draw(JSON)
+    path = tmp_path_factory.getbasetemp() / "boston-seaport.json"
+    path.write_text(json.dumps(content))
+    said = ""
+    try:
+        layers = read_map(path)
+    except InputError as error:
+        layers, said = {}, str(error)
+    assert layers or str(path) in said
+    assert all(len(e.token) == len(e.kind) == len(e.geometry) for e in layers.values())
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
