@@ -8,10 +8,13 @@ from collections.abc import Callable
 import typer
 
 from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.demo import demo
 from odvla_bench.cli.doctor import doctor
+from odvla_bench.cli.evaluate import compare, eval_
 from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
+from odvla_bench.cli.protocols import protocols
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -26,7 +29,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "build-data": build_data,
     "inspect": inspect_build,
     "predict": predict,
+    "eval": eval_,
+    "compare": compare,
+    "protocols": protocols,
     "make-synthetic": make_synthetic,
+    "demo": demo,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():

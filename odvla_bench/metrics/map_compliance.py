@@ -11,7 +11,7 @@ from odvla_bench.geometry import FloatArray, box_corners
 from odvla_bench.metrics.collision import packed_hits
 from odvla_bench.metrics.displacement import BoolArray
 from odvla_bench.metrics.footprint import Probe
-from odvla_bench.metrics.occupancy import ByteArray
+from odvla_bench.metrics.occupancy import ByteArray, vertex_cells
 from odvla_bench.metrics.protocols import N_STEPS, FootprintRule, RasterRule
 
 _OFF_DRIVABLE_LENGTH_M = 4.08
@@ -67,14 +67,13 @@ def _polygons(pred_m: FloatArray, rule: FootprintRule, raster: RasterRule) -> Fl
         size * _OFF_DRIVABLE_LENGTH_M,
         size * rule.width_m,
     )
-    start, cell = float(raster.start_f32), float(raster.cell_f32)
-    return np.round((corners - start + cell / 2) / cell).astype(np.int32)
+    return vertex_cells(corners, raster)
 
 
 def _covers(blocked: BoolArray, polygon: FloatArray) -> bool:
     """Whether the filled polygon covers a blocked cell; only its bounding rectangle is drawn."""
-    top = np.maximum(polygon.min(0), 0)
-    crop = blocked[top[1] : polygon[:, 1].max() + 1, top[0] : polygon[:, 0].max() + 1]
+    top, end = np.maximum(polygon.min(0), 0), np.maximum(polygon.max(0) + 1, 0)
+    crop = blocked[top[1] : end[1], top[0] : end[0]]
     if not crop.any():
         return False
     canvas = np.zeros(crop.shape, np.uint8)
