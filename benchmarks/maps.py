@@ -53,11 +53,14 @@ for name in LAYERS:
 CAPTIONS = """
 import shutil, sys
 from pathlib import Path
-from odvla_bench.datasets.build import build
+from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest
 root, version, cache, out = sys.argv[1:]
 shutil.rmtree(out, ignore_errors=True)
-build(BuildRequest(Path(root), version, Path(cache)), Path(out), sources=("map_captions",))
+maps = next(s for s in find_sources(Path(root)) if s.name == "map_captions").found
+files = tuple((f"map_captions.{key}", path) for key, path in maps.items())
+request = BuildRequest(Path(root), version, Path(cache), files=files)
+build(request, Path(out), sources=("map_captions",))
 """
 BARE_WRITE = """
 import json, sys, tempfile

@@ -103,7 +103,7 @@ class RecordFile:
         try:
             text = piece.strip(_BLANK).decode("utf-8")
             key, raw = _split_key(text) if self.keyed else ("", text)
-            value = _DECODER.decode(raw)
+            value = _parsed(raw)
             if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
                 json.dumps([key, value], ensure_ascii=False).encode("utf-8")
             return RawRecord(row, key, raw, value)
@@ -118,6 +118,14 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text without white space around it."""
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"more after character {end}")
+    return value
 
 
 def _split_key(text: str) -> tuple[str, str]:

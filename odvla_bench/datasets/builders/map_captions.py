@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import shapely
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
+from odvla_bench.datasets.builders.language import TextRow, text_table
 from odvla_bench.datasets.builders.map_text import (
     AREA_M,
     CAPTION_LAYERS,
@@ -17,49 +18,63 @@ from odvla_bench.datasets.builders.map_text import (
     around,
     captions,
 )
-from odvla_bench.datasets.builders.rows import Columns, scene_units, to_table, where_in
+from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
+from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
 from odvla_bench.datasets.nuscenes.map_json import POLYGON_LAYERS
 from odvla_bench.datasets.nuscenes.maps import Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
-TASK = "map_caption"
-LICENSE = "terms of the nuScenes map expansion"
-"""The wording is this package's, the content the map's."""
+LICENSE = "CC BY-NC-SA 4.0"
+"""The map's; the wording is this package's."""
 
-_EMPTY_TEXTS = (
-    *("instance_token", "annotation_token", "category", "view", "raw"),
-    *("appearance", "motion", "environment", "relation"),
+LOCATIONS = (
+    "boston-seaport",
+    "singapore-hollandvillage",
+    "singapore-onenorth",
+    "singapore-queenstown",
 )
 
 
+def _file(location: str) -> Requirement:
+    return Requirement(
+        location,
+        (f"maps/expansion/{location}.json",),
+        "map expansion v1.3 on nuscenes.org/download, unpacked into the nuScenes root's maps/",
+        LICENSE,
+        "tens of MB",
+        ALIGNMENT.name,
+        place="nuscenes",
+    )
+
+
 class MapCaptionsBuilder:
-    """One caption a keyframe with a LIDAR pose whose location has a map."""
+    """One caption a keyframe that has a LIDAR pose and whose location has a map."""
 
     name = "map_captions"
     tables = (ALIGNMENT.name, MAP_ELEMENTS.name)
+    requires = tuple(map(_file, LOCATIONS))
 
     def plan(self, context: Context) -> list[Unit]:
-        """Groups of scenes; none where the map expansion is absent."""
-        return scene_units(self.name, context) if context.maps else []
+        """Units of `scenes_per_shard` scenes of one split, in scene order; none without maps."""
+        return plan_scenes(self.name, context) if context.maps else []
 
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """Captions and vectors of the unit's keyframes, location by location."""
-        samples = where_in(context.nuscenes.samples, "scene_id", unit.payload)
-        scenes = context.nuscenes.scenes.take(samples["scene_id"])
-        samples = samples.append_column("location", scenes["location"])
-        samples = samples.append_column("scene_name", scenes["name"])
+        samples = rows_where(context.nuscenes.samples, "scene_id", unit.payload)
+        location = context.nuscenes.scenes["location"].take(samples["scene_id"])
+        samples = samples.append_column("location", location)
         read = {ALIGNMENT.name: samples.num_rows}
         if not unit.split:
             return UnitRows({}, read, list(_drops(samples, "no_split")))
-        mapped = pc.is_in(samples["location"], pa.array(list(context.maps), pa.string()))
-        kept = pc.and_(samples["has_lidar"], mapped)
+        seen = samples.filter(samples["has_lidar"])
+        mapped = pc.is_in(seen["location"], pa.array(list(context.maps), pa.string()))
         dropped = [
             *_drops(samples.filter(pc.invert(samples["has_lidar"])), "no_lidar"),
-            *_drops(samples.filter(pc.and_(samples["has_lidar"], pc.invert(mapped))), "no_map"),
+            *_drops(seen.filter(pc.invert(mapped)), "no_map"),
         ]
-        rows, elements = _rows(context, samples.filter(kept), unit.split)
+        rows, elements = _rows(context, seen.filter(mapped))
         tables = {ALIGNMENT.name: rows, MAP_ELEMENTS.name: elements}
         return UnitRows(tables, {**read, MAP_ELEMENTS.name: elements.num_rows}, dropped)
 
@@ -67,82 +82,55 @@ class MapCaptionsBuilder:
 BUILDER = MapCaptionsBuilder()
 
 
-def _rows(context: Context, samples: pa.Table, split: str) -> tuple[pa.Table, pa.Table]:
+def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    rows, elements = [ALIGNMENT.schema.empty_table()], [MAP_ELEMENTS.schema.empty_table()]
+    rows: list[TextRow] = []
+    elements = [MAP_ELEMENTS.schema.empty_table()]
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
         pose = EgoMotion.from_samples(here).global_from_lidar
         found = around(context.maps[location], Patches.around(pose, AREA_M))
         texts = captions(found, here.num_rows, AREA_M)
-        rows.append(to_table(caption_columns(here, texts, split), ALIGNMENT.schema))
-        elements += [
-            to_table(element_columns(here, name, found[name]), MAP_ELEMENTS.schema)
-            for name in CAPTION_LAYERS
-        ]
-    by_sample = [("sample_id", "ascending")]
-    return pa.concat_tables(rows).sort_by(by_sample), pa.concat_tables(elements).sort_by(by_sample)
+        keys = (here["sample_id"].to_pylist(), here["token"].to_pylist())
+        rows += map(_row, *keys, texts)
+        elements += [element_table(here, name, found[name]) for name in CAPTION_LAYERS]
+    rows.sort(key=lambda row: row.sample_id)
+    table = text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
+    return table, pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
 
 
-def caption_columns(samples: pa.Table, texts: list[str], split: str) -> Columns:
-    """Columns of the alignment table."""
-    n = samples.num_rows
-    answers = pa.array(texts, pa.string())
-    question = f"<map>\n{DEFAULT.question(TASK)}"
-    messages = [
-        [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
-        for text in texts
-    ]
-    return {
-        **{name: pa.repeat("", n) for name in _EMPTY_TEXTS},
-        "row_id": pc.binary_join_element_wise(BUILDER.name, samples["token"], ":"),
-        "sample_id": samples["sample_id"],
-        "sample_token": samples["token"],
-        "scene_name": samples["scene_name"],
-        "split": pa.repeat(split, n),
-        "source": pa.repeat(BUILDER.name, n),
-        "license": pa.repeat(LICENSE, n),
-        "task": pa.repeat(TASK, n),
-        "flags": pa.array([[]] * n, pa.list_(pa.string())),
-        "instance_id": np.full(n, -1),
-        "x_m": np.zeros(n),
-        "y_m": np.zeros(n),
-        "source_key": samples["token"],
-        "source_row": np.full(n, -1),
-        "messages": pa.array(messages, ALIGNMENT.schema.field("messages").type),
-        "answer": answers,
-        "references": _singletons(answers),
-    }
+def _row(sample_id: int, token: str, text: str) -> TextRow:
+    question = DEFAULT.question("map_caption")
+    return TextRow(
+        token, sample_id, "map_caption", "<map>", question, text, text, token, -1, raw=""
+    )
 
 
-def element_columns(samples: pa.Table, layer: str, found: Found) -> Columns:
-    """Columns of the table of map elements: one row a line, or a ring of a polygon."""
+def element_table(samples: pa.Table, layer: str, found: Found) -> pa.Table:
+    """Rows of the table of map elements: one a line, or a ring of a polygon."""
     closed = layer in POLYGON_LAYERS
     lines, owner = found.geometry, np.arange(len(found.geometry))
     if closed:
         lines, owner = shapely.get_rings(found.geometry, return_index=True)
     hole = np.diff(owner, prepend=-1) == 0
-    kind = np.where(hole, "hole", found.kind[owner])
     xy = shapely.get_coordinates(lines)
     ends = np.cumsum(shapely.get_num_points(lines))
     offsets = pa.array(np.r_[0, ends].astype(np.int32))
     of = samples.take(pa.array(found.keyframe[owner]))
-    return {
+    columns = {
         "sample_id": of["sample_id"],
         "sample_token": of["token"],
         "layer": pa.repeat(layer, len(lines)),
-        "kind": pa.array(kind, pa.string()),
+        "kind": pa.array(np.where(hole, "hole", found.kind[owner]), pa.string()),
         "element_token": pa.array(found.token[owner], pa.string()),
         "closed": pa.repeat(closed, len(lines)),
         **{
-            f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i], pa.float64()))
+            f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i].astype(np.float32)))
             for i, axis in enumerate("xy")
         },
     }
-
-
-def _singletons(texts: pa.Array) -> pa.Array:
-    return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), texts)
+    schema = MAP_ELEMENTS.schema
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:

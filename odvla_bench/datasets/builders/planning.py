@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
-from odvla_bench.datasets.builders.rows import Columns, scene_units, to_table, where_in
 from odvla_bench.datasets.nuscenes.agents import Agents
 from odvla_bench.datasets.nuscenes.can_bus import MAX_AGE_S, CanBus
 from odvla_bench.datasets.nuscenes.ego import (
@@ -22,11 +21,14 @@ from odvla_bench.datasets.nuscenes.ego import (
     released_history,
     released_velocity,
 )
+from odvla_bench.datasets.nuscenes.splits import split_of_scene
 from odvla_bench.datasets.nuscenes.tables import numpy_columns
 from odvla_bench.datasets.schema import AGENTS, PLANNING
 
 EGO_LENGTH_M, EGO_WIDTH_M = 4.084, 1.85
 WHEEL_BASE_M = 2.588
+
+Columns = dict[str, Any]
 
 _COPIED = (
     *("sample_id", "instance_id", "attribute", "visibility", "n_lidar_points", "n_radar_points"),
@@ -39,16 +41,17 @@ class PlanningBuilder:
 
     name = "planning"
     tables = (PLANNING.name, AGENTS.name)
+    requires = ()
 
     def plan(self, context: Context) -> list[Unit]:
         """Groups of `scenes_per_shard` scenes of one split, in scene order."""
-        return scene_units(self.name, context)
+        return plan_scenes(self.name, context)
 
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """Rows of the unit's scenes; keyframes without LIDAR pose and their boxes are dropped."""
         nuscenes = context.nuscenes
-        samples = where_in(nuscenes.samples, "scene_id", unit.payload)
-        annotations = where_in(nuscenes.annotations, "sample_id", samples["sample_id"])
+        samples = rows_where(nuscenes.samples, "scene_id", unit.payload)
+        annotations = rows_where(nuscenes.annotations, "sample_id", samples["sample_id"])
         read = {PLANNING.name: samples.num_rows, AGENTS.name: annotations.num_rows}
         if not unit.split:
             return UnitRows({}, read, _drops(samples, annotations, "no_split"))
@@ -59,14 +62,31 @@ class PlanningBuilder:
         planning = planning_columns(context, kept, motion, unit.split)
         agents = agent_columns(context, annotations.filter(boxed), kept, motion)
         tables = {
-            PLANNING.name: to_table(planning, PLANNING.schema),
-            AGENTS.name: to_table(agents, AGENTS.schema),
+            PLANNING.name: _table(planning, PLANNING.schema),
+            AGENTS.name: _table(agents, AGENTS.schema),
         }
         gone = samples.filter(pc.invert(has_lidar)), annotations.filter(pc.invert(boxed))
         return UnitRows(tables, read, _drops(*gone, "no_lidar"))
 
 
 BUILDER = PlanningBuilder()
+
+
+def plan_scenes(source: str, context: Context) -> list[Unit]:
+    """Units of `scenes_per_shard` scenes of one split, in scene order."""
+    scenes, version = context.nuscenes.scenes, context.nuscenes.version
+    by_split: dict[str, list[int]] = {}
+    for scene_id, name, n_samples in zip(
+        *(scenes[c].to_pylist() for c in ("scene_id", "name", "n_samples")), strict=True
+    ):
+        if n_samples:
+            by_split.setdefault(split_of_scene(name, version), []).append(scene_id)
+    size = context.request.scenes_per_shard
+    return [
+        Unit(source, split, i, -(-len(ids) // size), tuple(ids[i * size : (i + 1) * size]))
+        for split, ids in sorted(by_split.items())
+        for i in range(-(-len(ids) // size))
+    ]
 
 
 def planning_columns(context: Context, samples: pa.Table, motion: EgoMotion, split: str) -> Columns:
@@ -206,6 +226,29 @@ def _xy_columns(prefix: str, xy: npt.NDArray[Any]) -> Columns:
 
 def _vector_columns(prefix: str, unit: str, xy: npt.NDArray[Any]) -> Columns:
     return {f"{prefix}_x_{unit}": xy[:, 0], f"{prefix}_y_{unit}": xy[:, 1]}
+
+
+def rows_where(table: pa.Table, column: str, values: Any) -> pa.Table:
+    """The rows of a table whose column holds one of some values."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return table.filter(pc.is_in(table[column], pa.array(values, table[column].type)))
+
+
+def _table(columns: Columns, schema: pa.Schema) -> pa.Table:
+    """Columns of any array kind → a table of the schema; 2-D arrays become lists."""
+    arrays = [_arrow(columns[field.name], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _arrow(values: Any, kind: pa.DataType) -> Any:
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(values.reshape(-1)).cast(kind.value_type)
+        offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), flat)
+    if isinstance(values, np.ndarray):
+        values = pa.array(values)
+    return values.cast(kind)
 
 
 def _drops(samples: pa.Table, annotations: pa.Table, reason: str) -> list[Drop]:
