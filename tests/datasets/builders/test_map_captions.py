@@ -1,6 +1,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,12 @@ def test_captions_worked_out_by_hand(street_build: Path) -> None:
         "mini_val",
         "scene-0103",
     )
+
+
+def test_built_again_it_is_the_same(root: Path, street_build: Path, tmp_path: Path) -> None:
+    sources = ("planning", "map_captions")
+    again = build(replace(request_of(root), cache_dir=tmp_path), tmp_path / "b", sources=sources)
+    assert again["fingerprint"] == open_build(street_build).fingerprint
 
 
 def test_vectors_of_the_caption(street_build: Path) -> None:
