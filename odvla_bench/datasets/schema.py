@@ -258,9 +258,9 @@ MAP_ELEMENTS = Table(
     16_384,
     (
         *_KEYS,
-        Column("layer", pa.string(), "such as divider, crossing, boundary, lane, stop_line"),
-        Column("kind", pa.string(), "type within the layer, such as a divider's line; or empty"),
-        Column("element_token", pa.string(), "map token of the element, or empty"),
+        Column("layer", pa.string(), "such as lane_divider, ped_crossing, boundary"),
+        Column("kind", pa.string(), "type on the map, such as TRAFFIC_LIGHT; or hole; or empty"),
+        Column("element_token", pa.string(), "map token of the element; of a boundary, its ring"),
         Column("closed", pa.bool_(), "whether the points are the ring of a polygon"),
         Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),
         Column("y_m", _FLOATS, "points, LIDAR frame at t0, forward, metres"),
