@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ _FILTERS = "all, lidar-points, visible, or matched (see --matched-file)."
 
 
 def build_data(
+    *,
     nuscenes_root: options.NuScenesRoot,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the build.")],
     version: options.Version = "v1.0-trainval",
@@ -28,18 +29,18 @@ def build_data(
         ),
     ] = "",
     sources_root: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder of the language files, flat or with a folder a source."),
     ] = None,
     source_file: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="A file that lies elsewhere, such as nuscenes_qa.val=PATH; repeatable."),
     ] = None,
     object_filter: Annotated[
         str, typer.Option(help=f"Agents that get captions and forecasts: {_FILTERS}")
     ] = "all",
     matched_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Text file of matched boxes, one sample_annotation token a line."),
     ] = None,
     object_caption: Annotated[

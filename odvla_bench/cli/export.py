@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from odvla_bench.cli.console import out
 
 def export(
     build: Annotated[Path, typer.Argument(help="A build made by `odvla-bench build-data`.")],
+    *,
     out_file: Annotated[Path, typer.Option("--out", help="File to write.")],
     stage: Annotated[str, typer.Option(help="1, 2, 2.5 or 3.")] = "2",
     split: options.Split = "train",
@@ -21,7 +22,7 @@ def export(
     ] = "openai",
     profile: Annotated[str, typer.Option(help="Prompt profile: default, or released.")] = "default",
     system_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="System text, for the profile `released`."),
     ] = None,
     codec: Annotated[str, typer.Option(help="Waypoints as text, delta or bins.")] = "text",

@@ -121,7 +121,8 @@ def build(
         FormatError: rows lost between raw data and build.
     """
     context = open_context(request)
-    names = sorted(set(sources), key=list(BUILDERS).index)
+    wanted = {BUILDERS.get(name).name for name in sources}
+    names = [name for name in BUILDERS if name in wanted]
     units = [u for name in names for u in BUILDERS.get(name).plan(context)]
     if not units:
         raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")

@@ -79,17 +79,34 @@ class Table:
                     )
 
 
-def _steps(prefix: str, length: int, when: str, who: str, *, yaw: bool) -> tuple[Column, ...]:
-    """Columns of positions at steps: x, y, optionally yaw, and validity."""
-    where = f"{who} at {when}, LIDAR frame at t0"
-    lists = [
-        Column(f"{prefix}_x_m", _FLOATS, f"x (right) of {where}, metres", length),
-        Column(f"{prefix}_y_m", _FLOATS, f"y (forward) of {where}, metres", length),
-    ]
-    if yaw:
-        lists.append(Column(f"{prefix}_yaw_rad", _FLOATS, f"heading of {where}, radians", length))
-    valid = Column(f"{prefix}_valid", _BOOLS, "whether each of these steps was recorded", length)
-    return (*lists, valid)
+def _xy(prefix: str, length: int, what: str, frame: str) -> tuple[Column, ...]:
+    """Columns of positions at steps."""
+    return (
+        Column(f"{prefix}_x_m", _FLOATS, f"x (right) of {what}, {frame}, metres", length),
+        Column(f"{prefix}_y_m", _FLOATS, f"y (forward) of {what}, {frame}, metres", length),
+    )
+
+
+def _valid(prefix: str, length: int) -> Column:
+    return Column(f"{prefix}_valid", _BOOLS, "whether each of these steps was recorded", length)
+
+
+def _ego_steps(prefix: str, length: int, when: str) -> tuple[Column, ...]:
+    """The LIDAR origin at steps."""
+    positions = _xy(prefix, length, f"the LIDAR origin at {when}", "LIDAR frame at t0")
+    return (*positions, _valid(prefix, length))
+
+
+def _agent_steps(prefix: str, length: int, when: str) -> tuple[Column, ...]:
+    """A box at steps: in the LIDAR frame and in its own frame at t0."""
+    what = f"the box centre at {when}"
+    heading = f"heading of the box at {when}, LIDAR frame at t0, radians"
+    return (
+        *_xy(prefix, length, what, "LIDAR frame at t0"),
+        Column(f"{prefix}_yaw_rad", _FLOATS, heading, length),
+        *_xy(f"own_{prefix}", length, what, "frame of the box at t0 (y along its heading)"),
+        _valid(prefix, length),
+    )
 
 
 _PAST = "-2.0, -1.5, -1.0, -0.5 s"
@@ -115,8 +132,8 @@ PLANNING = Table(
         Column("ego_rotation_wxyz", _DOUBLES, "rotation of EGO in GLOBAL, quaternion", 4),
         Column("lidar_translation_m", _DOUBLES, "origin of LIDAR in EGO, metres", 3),
         Column("lidar_rotation_wxyz", _DOUBLES, "rotation of LIDAR in EGO, quaternion", 4),
-        *_steps("history", HISTORY_LENGTH, _PAST, "the LIDAR origin", yaw=False),
-        *_steps("future", FUTURE_LENGTH, _NEXT, "the LIDAR origin", yaw=False),
+        *_ego_steps("history", HISTORY_LENGTH, _PAST),
+        *_ego_steps("future", FUTURE_LENGTH, _NEXT),
         Column(
             "future_turn_rad",
             _FLOATS,
@@ -182,8 +199,8 @@ AGENTS = Table(
         Column("global_y_m", pa.float64(), "box centre in GLOBAL, metres"),
         Column("global_z_m", pa.float64(), "box centre in GLOBAL, metres"),
         Column("global_yaw_rad", pa.float64(), "heading in GLOBAL, radians"),
-        *_steps("history", HISTORY_LENGTH, _PAST, "the box centre", yaw=True),
-        *_steps("future", FUTURE_LENGTH, _NEXT, "the box centre", yaw=True),
+        *_agent_steps("history", HISTORY_LENGTH, _PAST),
+        *_agent_steps("future", FUTURE_LENGTH, _NEXT),
     ),
 )
 
@@ -241,9 +258,9 @@ MAP_ELEMENTS = Table(
     16_384,
     (
         *_KEYS,
-        Column("layer", pa.string(), "such as divider, crossing, boundary, lane, stop_line"),
-        Column("kind", pa.string(), "type within the layer, such as a divider's line; or empty"),
-        Column("element_token", pa.string(), "map token of the element, or empty"),
+        Column("layer", pa.string(), "such as lane_divider, ped_crossing, boundary"),
+        Column("kind", pa.string(), "type on the map, such as TRAFFIC_LIGHT; or hole; or empty"),
+        Column("element_token", pa.string(), "map token of the element; of a boundary, its ring"),
         Column("closed", pa.bool_(), "whether the points are the ring of a polygon"),
         Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),
         Column("y_m", _FLOATS, "points, LIDAR frame at t0, forward, metres"),

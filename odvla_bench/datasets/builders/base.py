@@ -14,6 +14,7 @@ import pyarrow as pa
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.nuscenes.can_bus import CanBus, load_can_bus
+from odvla_bench.datasets.nuscenes.maps import Maps
 from odvla_bench.datasets.nuscenes.splits import split_of_scene
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
 from odvla_bench.datasets.records import RecordFile, open_records
@@ -141,6 +142,11 @@ class Context:
         )
 
     @cached_property
+    def maps(self) -> Maps:
+        """The vector maps that are among the request's files, by location."""
+        return Maps(self.files("map_captions"), self.request.cache_dir)
+
+    @cached_property
     def keyframes(self) -> Keyframes:
         """The keyframes by token."""
         return Keyframes.of(self.nuscenes)
@@ -236,7 +242,7 @@ class SourceBuilder(Protocol):
         """The rows of one unit."""
 
 
-_SOURCES = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux", "forecasting")
+_SOURCES = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux", "map_captions", "forecasting")
 
 BUILDERS: Registry[SourceBuilder] = Registry(
     "source", {name: f"odvla_bench.datasets.builders.{name}:BUILDER" for name in _SOURCES}

@@ -44,16 +44,24 @@ _TURNS = (0, 1, -1)
 def write_maps(root: Path, blocks: int, *, expansion: bool) -> None:
     """Write the mask of each location and, if asked, its map expansion file.
 
-    A mask has one pixel a metre (the real ones have ten): load it with
-    `NuScenes(..., map_resolution=1.0)`.
+    A mask has one pixel a metre where the real ones have ten, as those are 30 million pixels: it
+    is there to be loaded and looked at, and nuscenes-devkit's `is_on_mask` does not hold on it.
     """
     for location in LOCATIONS:
-        layers = town_map(town(location, blocks))
+        streets = town(location, blocks)
+        layers = town_map(streets) if expansion else _paved(streets)
         _write_mask(root / map_filename(location), layers)
         if expansion:
             path = root / "maps" / "expansion" / f"{location}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(layers), encoding="utf-8")
+
+
+def _paved(streets: Town) -> Record:
+    """The part of a map file that a mask needs."""
+    draft = Draft(streets)
+    _add_drivable(draft)
+    return {**draft.layers, "canvas_edge": list(streets.canvas_m)}
 
 
 def town_map(streets: Town) -> Record:

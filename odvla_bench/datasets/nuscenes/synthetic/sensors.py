@@ -60,10 +60,14 @@ def intrinsic(sensor: Sensor, image_size: tuple[int, int]) -> list[list[float]]:
     return [[focal, 0.0, 812.6 * scale], [0.0, focal, 491.4 * scale], [0.0, 0.0, 1.0]]
 
 
-def sensor_rotation_wxyz(sensor: Sensor, log: Log) -> list[float]:
-    """EGO from sensor as a quaternion; cameras look along their z with x right and y down."""
+def sensor_rotation_wxyz(sensor: Sensor, log: Log, *, level_lidar: bool = False) -> list[float]:
+    """EGO from sensor as a quaternion; cameras look along their z with x right and y down.
+
+    The lidars of the two cars are tilted by up to a degree, unless `level_lidar`.
+    """
     if sensor.modality == "lidar":
         tilt = (0.019, 0.006) if log.vehicle == "n015" else (-0.004, 0.012)
+        tilt = (0.0, 0.0) if level_lidar else tilt
         return quaternion_wxyz(np.asarray(sensor.yaw_rad), *tilt).tolist()
     if sensor.modality == "radar":
         return quaternion_wxyz(np.asarray(sensor.yaw_rad)).tolist()

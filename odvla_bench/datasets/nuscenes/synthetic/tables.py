@@ -90,6 +90,7 @@ class TreeWriter:
         sweeps: bool,
         lidarseg: bool = False,
         image_size: tuple[int, int] = REAL_IMAGE_SIZE,
+        level_lidar: bool = False,
     ) -> None:
         """Open the tables.
 
@@ -100,6 +101,7 @@ class TreeWriter:
             sweeps: write the sensor messages between keyframes too.
             lidarseg: write the 32 categories of nuScenes-lidarseg with their index.
             image_size: width and height of the cameras' pictures, pixels.
+            level_lidar: mount LIDAR_TOP without tilt, for results worked out by hand.
         """
         folder = root / version
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +110,7 @@ class TreeWriter:
         }
         self.rows = dict.fromkeys(TABLES, 0)
         self._seed, self._sweeps, self._image_size = seed, sweeps, image_size
+        self._level_lidar = level_lidar
         self._logs: dict[str, Log] = {}
         self._write_fixed(lidarseg=lidarseg)
 
@@ -186,17 +189,26 @@ class TreeWriter:
 
     def _add_sensor_data(self, scene: SceneRecord, samples: list[str], tokens: TokenSource) -> None:
         calibrated = tokens.take("calibrated_sensor", len(SENSORS))
-        for sensor, calibrated_token in zip(SENSORS, calibrated, strict=True):
-            mounting = _mounting(sensor, scene.log, self._image_size)
-            self._add("calibrated_sensor", CALIBRATED, [(calibrated_token, *mounting)])
+        for sensor, token in zip(SENSORS, calibrated, strict=True):
+            self._add("calibrated_sensor", CALIBRATED, [self._mounting(sensor, scene, token)])
             clock = tokens.generator(f"clock {sensor.channel}")
             time_us, frame = sensor_times_us(sensor, scene.keyframe_us, clock, sweeps=self._sweeps)
             data = tokens.take(sensor.channel, len(time_us))
-            self._add_messages(scene.log, sensor, calibrated_token, data, time_us, frame, samples)
+            self._add_messages(scene.log, sensor, token, data, time_us, frame, samples)
             poses = scene.ego_at(time_us)
             columns = np.hstack([poses.rotation_wxyz, poses.translation_m]).tolist()
             rows = zip(data, time_us.tolist(), columns, strict=True)
-            self._add("ego_pose", EGO_POSE, ((token, us, *pose) for token, us, pose in rows))
+            self._add("ego_pose", EGO_POSE, ((name, us, *pose) for name, us, pose in rows))
+
+    def _mounting(self, sensor: Sensor, scene: SceneRecord, token: str) -> tuple[object, ...]:
+        """The row of a sensor's calibration."""
+        matrix = "[]"
+        if sensor.modality == "camera":
+            lines = intrinsic(sensor, self._image_size)
+            matrix = array(array(map(repr, line)) for line in lines)
+        rotation = sensor_rotation_wxyz(sensor, scene.log, level_lidar=self._level_lidar)
+        translation = sensor_translation_m(sensor, scene.log)
+        return (token, sensor_token(sensor), *translation, *rotation, matrix)
 
     def _add_messages(
         self,
@@ -246,8 +258,10 @@ class TreeWriter:
             ANNOTATION,
             ((a, *label, *where, p, n, *count) for a, label, where, p, n, count in rows),
         )
-        first = np.searchsorted(track, np.arange(len(instances))).tolist()
-        last = [*first[1:], len(track)]
+        first, last = (
+            np.searchsorted(track, np.arange(len(instances)), side).tolist()
+            for side in ("left", "right")
+        )
         self._add(
             "instance",
             INSTANCE,
@@ -264,14 +278,6 @@ class TreeWriter:
                 )
             ),
         )
-
-
-def _mounting(sensor: Sensor, log: Log, image_size: tuple[int, int]) -> tuple[object, ...]:
-    matrix = "[]"
-    if sensor.modality == "camera":
-        matrix = array(array(map(repr, line)) for line in intrinsic(sensor, image_size))
-    pose = (*sensor_translation_m(sensor, log), *sensor_rotation_wxyz(sensor, log))
-    return (sensor_token(sensor), *pose, matrix)
 
 
 def _links(tokens: list[str], order: list[int], track: IntArray) -> tuple[list[str], list[str]]:
