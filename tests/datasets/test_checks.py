@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import VERSION
+from factories.builds import MINI as VERSION
 from factories.builds import make_build
 
 from odvla_bench.datasets import checks, prompts

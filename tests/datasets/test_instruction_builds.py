@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pytest
-from conftest import VERSION
+from factories.builds import MINI as VERSION
 from factories.builds import make_build
 
 import odvla_bench

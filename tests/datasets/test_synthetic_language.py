@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import VERSION
+from factories.builds import MINI as VERSION
 
 from odvla_bench.datasets.builders.nuscenes_qa import ANSWERS, TEMPLATE_TYPES
 from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
