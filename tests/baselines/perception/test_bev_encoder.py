@@ -138,7 +138,8 @@ def test_pairs_are_the_visible_ones_in_order(seed: int, share: float) -> None:
     ]
     count = len(expected)
     assert len(pairs.cell) % PAIR_BLOCK == 0
-    assert list(zip(pairs.cell[:count].tolist(), pairs.image[:count].tolist())) == expected
+    ours = torch.stack([pairs.cell, pairs.image], -1)[:count]
+    assert [tuple(row) for row in ours.tolist()] == expected
     assert pairs.weight[count:].eq(0).all()
     for i, (cell, image) in enumerate(expected):
         assert torch.equal(pairs.points[i], points[image // 3, image % 3, cell % 7])

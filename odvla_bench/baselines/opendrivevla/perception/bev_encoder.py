@@ -26,8 +26,10 @@ from odvla_bench.baselines.opendrivevla.perception.config import (
 from odvla_bench.baselines.opendrivevla.perception.deformable import deformable_attention
 from odvla_bench.baselines.opendrivevla.perception.layers import (
     HEADS,
+    DecoderLayer,
     FeedForward,
     LayerNorm,
+    LayerStack,
     full_precision,
     item_index,
     spread_offsets,
@@ -235,15 +237,15 @@ class BevTransformer(nn.Module):
     """The encoder with its embeddings, under the checkpoint's name `transformer`."""
 
     def __init__(self, config: PerceptionConfig) -> None:
-        """Make encoder and embeddings; the detection decoder joins from outside."""
+        """Make encoder and embeddings, and the decoder's layers, which `DetectionHead` runs."""
         super().__init__()
         self.config = config
         self.level_embeds = nn.Parameter(torch.randn(FEATURE_LEVELS, TOKEN_WIDTH))
         self.cams_embeds = nn.Parameter(torch.randn(len(CAMERAS), TOKEN_WIDTH))
         self.can_bus_mlp = can_bus_mlp()
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(
-            EncoderLayer(config) for _ in range(config.encoder_layers)
+        self.encoder = LayerStack(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.decoder = LayerStack(
+            DecoderLayer(TOKEN_WIDTH, HIDDEN, config.dropout) for _ in range(config.decoder_layers)
         )
 
     def forward(

@@ -6,7 +6,7 @@ geometry and everything wrapped in `full_precision` stay in float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -186,8 +186,10 @@ class DecoderLayer(nn.Module):
         return self.norms[2](self.ffns[0](x))
 
 
-def layer_list(layers: Sequence[nn.Module]) -> nn.Module:
+class LayerStack(nn.Module):
     """Layers under the official name `layers`."""
-    holder = nn.Module()
-    holder.layers = nn.ModuleList(layers)
-    return holder
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        """Hold the layers in their order."""
+        super().__init__()
+        self.layers = nn.ModuleList(layers)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from odvla_bench.baselines.opendrivevla.perception.bev_encoder import (
-    HIDDEN,
     BevTransformer,
     LearnedPosition,
 )
@@ -19,7 +18,6 @@ from odvla_bench.baselines.opendrivevla.perception.config import (
     PerceptionConfig,
 )
 from odvla_bench.baselines.opendrivevla.perception.layers import (
-    DecoderLayer,
     LayerNorm,
     full_precision,
     inverse_sigmoid,
@@ -58,10 +56,6 @@ class DetectionHead(nn.Module):
         self.bev_embedding = nn.Embedding(config.cells, TOKEN_WIDTH)
         self.transformer = BevTransformer(config)
         layers = range(config.decoder_layers)
-        self.transformer.decoder = nn.Module()
-        self.transformer.decoder.layers = nn.ModuleList(
-            DecoderLayer(TOKEN_WIDTH, HIDDEN, config.dropout) for _ in layers
-        )
         width = TOKEN_WIDTH
         self.cls_branches = nn.ModuleList(_class_branch() for _ in layers)
         self.reg_branches = nn.ModuleList(mlp(width, width, width, BOX_WIDTH) for _ in layers)
@@ -101,7 +95,7 @@ class DetectionHead(nn.Module):
             return self._decode(bev.float(), query.float(), reference.float(), padding)
 
     def _decode(self, bev: Tensor, query: Tensor, reference: Tensor, padding: Tensor) -> Detections:
-        position, x = query.split(TOKEN_WIDTH, -1)
+        position, x = query[..., :TOKEN_WIDTH], query[..., TOKEN_WIDTH:]
         shape = (self.config.bev_rows, self.config.bev_columns)
         centre = reference.sigmoid()
         class_logits, boxes = [], []
