@@ -4,7 +4,7 @@ import pytest
 import torch
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.map_head import MapHead
-from odvla_bench.baselines.opendrivevla.perception.map_masks import mask_quality
+from odvla_bench.baselines.opendrivevla.perception.map_masks import mask_quality, merge_masks
 from perception_goldens import Load, close, fill, rows
 
 CONFIG = perception_config("uniad-small")
@@ -61,3 +61,70 @@ def test_map_equals_the_original(load: Load, head: MapHead, case: str) -> None:
     assert torch.equal(out.drivable.byte(), golden["drivable"])
     assert torch.equal(out.masks.byte(), golden["lane"])
     assert torch.equal(labels[0, order], golden["labels"])
+
+
+MASKS = torch.tensor(
+    [
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 0, 1],
+    ],
+    dtype=torch.bool,
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "never", "accepted"),
+    [
+        pytest.param([1, 1, 1, 1, 1], True, [0, 3], id="half covered, empty, and below score"),
+        pytest.param([0, 1, 1, 1, 1], True, [0, 1, 3], id="class 0 leaves its cells free"),
+        pytest.param([0, 1, 1, 1, 1], False, [0, 3], id="class 0 takes its cells when fixed"),
+    ],
+)
+def test_merge(labels: list[int], never: bool, accepted: list[int]) -> None:
+    scores = [0.9, 0.8, 0.7, 0.6, 0.05]
+    ranks, cells = merge_masks(
+        MASKS,
+        labels,
+        scores,
+        minimum_score=0.1,
+        overlap=0.4,
+        first_class_never_occupies=never,
+    )
+    assert ranks == accepted
+    assert cells.shape == (len(accepted), 8)
+    assert torch.equal(cells[0], MASKS[0])
+    if 1 in accepted:
+        assert cells[2].tolist() == [False] * 6 + [True] * 2
+
+
+def test_merge_of_nothing() -> None:
+    ranks, cells = merge_masks(
+        MASKS, [1] * 5, [0.0] * 5, minimum_score=0.1, overlap=0.4, first_class_never_occupies=True
+    )
+    assert (ranks, cells.shape) == ([], (0, 8))
+
+
+def test_quality_counts_one_cell_more_than_there_are() -> None:
+    assert mask_quality(torch.tensor([[0.6, 2.0, 0.5], [0.0, 0.1, 0.2]])).tolist() == [
+        pytest.approx(2.6 / 3),
+        0.0,
+    ]
+
+
+@pytest.mark.golden
+def test_fixed_tokens_belong_to_the_accepted_masks(load: Load) -> None:
+    fixed = MapHead(perception_config("uniad-small", behaviour="fixed"))
+    fill(fixed, load("map/weights"), "seg_head.")
+    with torch.no_grad():
+        queries = fixed.decode(fixed.encode(load("map/inputs")["c0.bev_embed"].transpose(0, 1)))
+        scores, _, index = fixed.candidates(queries)
+        chosen = queries.features[0, index[0]][None]
+        masks, things = fixed.things_mask_head(chosen, queries.memory)
+        out = fixed.elements(queries)[0]
+    final = (scores * mask_quality(masks) ** 2)[0]
+    for token, score in zip(out.tokens[:-1], out.scores, strict=True):
+        candidate = (things[0] - token).abs().sum(-1).argmin()
+        assert final[candidate] == score

@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from odvla_bench.baselines.opendrivevla.perception.agents import metric_boxes, select_agents
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odvla_bench.baselines.opendrivevla.perception.agents import (
+    heading,
+    metric_boxes,
+    select_agents,
+)
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
+from odvla_bench.baselines.opendrivevla.perception.layers import inverse_sigmoid
 from odvla_bench.baselines.opendrivevla.perception.network import (
     Perception,
     TrackOutput,
@@ -12,10 +21,13 @@ from odvla_bench.baselines.opendrivevla.perception.network import (
 )
 from odvla_bench.baselines.opendrivevla.perception.track_decoder import Detections
 from odvla_bench.baselines.opendrivevla.perception.tracker import (
+    EGO,
     FREE,
     Motion,
     empty_tracks,
+    life_cycle,
     moved_reference,
+    survivors,
 )
 from perception_goldens import Load, close, fill, rows
 from torch import Tensor
@@ -194,3 +206,95 @@ def test_motion_compensation_equals_the_original(load: Load) -> None:
     )
     ours = moved_reference(tracks, motion, CONFIG)[0]
     close(ours, unit["out_ref_pts_logit"][:, :2], 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("identity", "missed", "score", "expected"),
+    [
+        pytest.param(FREE, 0, 0.39, (FREE, 0), id="too weak to be born"),
+        pytest.param(FREE, 0, 0.40, (7, 0), id="born"),
+        pytest.param(FREE, 0, -1.0, (FREE, 0), id="empty slot"),
+        pytest.param(EGO, 0, 0.99, (EGO, 0), id="ego is no track"),
+        pytest.param(3, 2, 0.50, (3, 0), id="seen again"),
+        pytest.param(3, 2, 0.37, (3, 2), id="between the thresholds"),
+        pytest.param(3, 2, 0.34, (3, 3), id="missed"),
+        pytest.param(3, 4, 0.34, (FREE, 5), id="dead"),
+    ],
+)
+def test_life_cycle(identity: int, missed: int, score: float, expected: tuple[int, int]) -> None:
+    after, misses, following = life_cycle(
+        torch.tensor([[identity]]),
+        torch.tensor([[missed]]),
+        torch.tensor([[score]]),
+        torch.tensor([7]),
+        CONFIG,
+    )
+    assert (after.item(), misses.item()) == expected
+    assert following.item() == (8 if expected[0] == 7 else 7)
+
+
+rows_of_tracks = st.lists(
+    st.tuples(st.sampled_from([FREE, EGO, 0, 1, 2]), st.integers(0, 5), st.floats(0, 1, width=32)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows_of_tracks)
+@settings(max_examples=100, deadline=None)
+def test_life_cycle_equals_a_loop_over_rows(rows: list[tuple[int, int, float]]) -> None:
+    following, expected = 10, []
+    for before, misses_before, score in rows:
+        identity, missed = before, misses_before
+        if score >= torch.tensor(0.40):
+            missed = 0
+        if identity == FREE and score >= torch.tensor(0.40):
+            identity, following = following, following + 1
+        elif identity >= 0 and score < torch.tensor(0.35):
+            missed += 1
+            if missed >= 5:
+                identity = FREE
+        expected.append((identity, missed))
+    identities, misses, scores = (torch.tensor([list(x)]) for x in zip(*rows, strict=True))
+    after, missed_after, next_after = life_cycle(
+        identities, misses, scores.float(), torch.tensor([10]), CONFIG
+    )
+    assert list(zip(after[0].tolist(), missed_after[0].tolist(), strict=True)) == expected
+    assert next_after.item() == following
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=3))
+@settings(max_examples=50, deadline=None)
+def test_survivors_come_first_and_in_order(alive: list[list[bool]]) -> None:
+    identity = torch.where(torch.tensor(alive), torch.arange(9), FREE)
+    order = survivors(identity, 4)
+    assert order.shape[1] in (4, 8, 9)
+    for b, scene in enumerate(alive):
+        tracks = [slot for slot, lives in enumerate(scene) if lives]
+        assert order[b, : len(tracks)].tolist() == tracks
+        assert (identity[b, order[b, len(tracks) :]] == FREE).all()
+
+
+def test_agents_out_of_range_or_asleep_are_left_out() -> None:
+    boxes = torch.zeros(1, 4, 10)
+    boxes[0, :, 0] = torch.tensor([0.0, 61.3, 61.2, 0.0])
+    logits = torch.tensor([0.1, 3.0, 2.0, 4.0])[None, :, None] - torch.arange(10.0)
+    active = torch.tensor([[True, True, True, False]])
+    numbers = torch.arange(4)[None]
+    agents = select_agents(torch.zeros(1, 4, 256), logits, boxes, numbers, active, CONFIG).of(0)
+    assert agents.identities.tolist() == [2, 0]
+    best = replace(CONFIG, max_agents=1)
+    agents = select_agents(torch.zeros(1, 4, 256), logits, boxes, numbers, active, best).of(0)
+    assert agents.identities.tolist() == []
+
+
+def test_heading_of_the_official_yaw() -> None:
+    # A car that drives along +y (forward) has heading pi/2 and official yaw -pi.
+    assert heading(torch.tensor(-torch.pi)).item() == pytest.approx(torch.pi / 2)
+    assert heading(torch.tensor(0.0)).item() == pytest.approx(-torch.pi / 2)
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.25, 0.5, 1.0])
+def test_inverse_sigmoid(p: float) -> None:
+    bounded = min(max(p, 1e-5), 1 - 1e-5)
+    assert inverse_sigmoid(torch.tensor(p)).sigmoid().item() == pytest.approx(bounded, rel=1e-3)
