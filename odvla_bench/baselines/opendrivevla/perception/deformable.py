@@ -17,34 +17,55 @@ from torch import Tensor, nn
 
 
 def bilinear_corners(
-    x: Tensor, y: Tensor, width: Tensor | int, height: Tensor | int
+    x: Tensor,
+    y: Tensor,
+    width: Tensor | int,
+    height: Tensor | int,
+    *,
+    scale: Tensor | float = 1.0,
+    stride: int = 1,
+    base: Tensor | int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The pixels around points and their weights.
+    """Where the four pixels around points lie in a list of rows, and their weights.
 
     Args:
         x: (...) columns, pixels.
         y: (...) rows, pixels.
-        width: columns of the map, or a tensor that broadcasts with `x`.
+        width: columns of the map, or an int32 tensor that broadcasts with `x`.
         height: rows of the map, likewise.
+        scale: (...) factor of each point's weights.
+        stride: list rows from one pixel to the next.
+        base: (...) list row of the map's first pixel.
 
     Returns:
-        (..., 4) the pixel's row in a row-major map, in range also where its weight is zero, and
-        (..., 4) bilinear weights, zero outside the map.
+        (..., 4) rows `base + stride * (row * width + column)`, in range also where the weight is
+        zero, and (..., 4) bilinear weights times `scale`, zero outside the map.
     """
-    left, top = x.floor(), y.floor()
-    indices, weights = [], []
-    for down in (0, 1):
-        row = top + down
-        row_weight = (y - row).abs().neg().add(1)
-        for right in (0, 1):
-            column = left + right
-            weight = row_weight * (1 - (x - column).abs())
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            weights.append(torch.where(inside, weight, 0.0))
-            # Index arithmetic on finite, bounded values: a point may lie anywhere.
-            index = torch.where(inside, row * width + column, 0.0)
-            indices.append(index.to(torch.int32))
-    return torch.stack(indices, -1), torch.stack(weights, -1)
+    columns, x_weight = _axis(x, width)
+    rows, y_weight = _axis(y, height)
+    if isinstance(base, Tensor):
+        base = base[..., None]
+        rows, columns = rows.to(base.dtype), columns.to(base.dtype)
+    if isinstance(scale, Tensor):
+        scale = scale[..., None]
+    pitch = width[..., None] * stride if isinstance(width, Tensor) else width * stride
+    # Everything but one sum and one product is done along the axes, on half as many numbers.
+    index = (rows * pitch)[..., :, None] + (columns * stride + base)[..., None, :]
+    weight = (y_weight * scale)[..., :, None] * x_weight[..., None, :]
+    return index.flatten(-2), weight.flatten(-2)
+
+
+def _axis(x: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor]:
+    """(..., 2) int32 neighbours of positions along one axis and their weights."""
+    below = x.floor()
+    share = x - below
+    inside = torch.stack([(below >= 0) & (below < size), (below >= -1) & (below < size - 1)], -1)
+    weight = torch.where(inside, torch.stack([1 - share, share], -1), 0.0)
+    # Points may lie anywhere, also where the conversion wraps around: held in range after it.
+    first = below.to(torch.int32)
+    pair = torch.stack([first, first + 1], -1).clamp(min=0)
+    last = size[..., None] - 1 if isinstance(size, Tensor) else pair.new_tensor(size - 1)
+    return torch.minimum(pair, last), weight
 
 
 def weighted_gather(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -75,24 +96,30 @@ def deformable_attention(
     """
     queries, heads, levels, points, _ = locations.shape
     items, length, _, channels = value.shape
-    sizes = locations.new_tensor([(h, w) for h, w in shapes])
+    sizes = torch.tensor(shapes, device=value.device, dtype=torch.int32)
     height, width = sizes[:, 0, None], sizes[:, 1, None]
     starts = [0]
-    for h, w in shapes[:-1]:
-        starts.append(starts[-1] + h * w)
-    pixel, bilinear = bilinear_corners(
-        locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5, width, height
-    )
+    for rows, columns in shapes[:-1]:
+        starts.append(starts[-1] + rows * columns)
     kind = _index_type(items * length * heads)
-    token = pixel.to(kind) + torch.tensor(starts, device=value.device, dtype=kind)[:, None, None]
+    start = torch.tensor(starts, device=value.device, dtype=kind)[:, None] * heads
+    base = start + torch.arange(heads, device=value.device, dtype=kind)[:, None, None]
     if source is not None:
-        token += (source * length).to(kind)[:, None, None, None, None]
-    row = token * heads + torch.arange(heads, device=value.device, dtype=kind)[:, None, None, None]
+        base = base + (source * (length * heads)).to(kind)[:, None, None, None]
+    index, weight = bilinear_corners(
+        locations[..., 0] * width - 0.5,
+        locations[..., 1] * height - 0.5,
+        width,
+        height,
+        scale=weights,
+        stride=heads,
+        base=base,
+    )
     bag = levels * points * 4
     return weighted_gather(
         value.reshape(-1, channels),
-        row.reshape(queries * heads, bag),
-        (bilinear * weights[..., None]).reshape(queries * heads, bag),
+        index.reshape(queries * heads, bag),
+        weight.reshape(queries * heads, bag),
     ).view(queries, heads * channels)
 
 
@@ -153,13 +180,16 @@ def modulated_deform_conv2d(
     rows = (grid(out_height) * stride)[:, None, None] + tap.repeat_interleave(size)
     columns = (grid(out_width) * stride)[None, :, None] + tap.repeat(size)
     shifts = offset.permute(0, 2, 3, 1).reshape(batch, out_height, out_width, taps, 2)
-    pixel, bilinear = bilinear_corners(
-        columns + shifts[..., 1], rows + shifts[..., 0], width, height
-    )
-    modulated = bilinear * mask.permute(0, 2, 3, 1)[..., None]
     kind = _index_type(batch * height * width)
     image = torch.arange(batch, device=x.device, dtype=kind) * (height * width)
-    index = pixel.to(kind) + image[:, None, None, None, None]
+    index, modulated = bilinear_corners(
+        columns + shifts[..., 1],
+        rows + shifts[..., 0],
+        width,
+        height,
+        scale=mask.permute(0, 2, 3, 1),
+        base=image[:, None, None, None],
+    )
     columns_of_x = weighted_gather(
         x.permute(0, 2, 3, 1).reshape(-1, channels), index.view(-1, 4), modulated.view(-1, 4)
     )

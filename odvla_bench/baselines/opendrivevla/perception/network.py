@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from odvla_bench.baselines.opendrivevla.perception.agents import Agents, select_agents
 from odvla_bench.baselines.opendrivevla.perception.backbone import FeaturePyramid, ResNet
 from odvla_bench.baselines.opendrivevla.perception.config import TOKEN_WIDTH, PerceptionConfig
+from odvla_bench.baselines.opendrivevla.perception.images import normalise
+from odvla_bench.baselines.opendrivevla.perception.inputs import FrameInputs
 from odvla_bench.baselines.opendrivevla.perception.layers import full_precision
+from odvla_bench.baselines.opendrivevla.perception.map_head import MapElements, MapHead
+from odvla_bench.baselines.opendrivevla.perception.tokens import (
+    FrameTokens,
+    agent_tokens,
+    scene_tokens,
+)
 from odvla_bench.baselines.opendrivevla.perception.track_decoder import DetectionHead, Detections
 from odvla_bench.baselines.opendrivevla.perception.tracker import (
     EGO,
@@ -50,6 +61,73 @@ class TrackOutput:
     """Of the same."""
 
 
+@dataclass(frozen=True)
+class Frames:
+    """One keyframe of each of B scenes."""
+
+    images: Tensor
+    """(B, cameras, rows, columns, 3) uint8 BGR."""
+    lidar2img: Tensor
+    """(B, cameras, 4, 4) float64: LIDAR frame to pixels times depth."""
+    can_bus: Tensor
+    """(B, 18) float64, as in `FrameInputs`."""
+    motion: Motion
+    """Since the previous keyframe; unused at the start of scenes."""
+
+    @staticmethod
+    def of(images: NDArray[np.uint8], inputs: FrameInputs, device: torch.device | str) -> Frames:
+        """From the host's arrays with a leading scene axis (see `FrameInputs.stack`)."""
+
+        def tensor(array: NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+
+        motion = Motion(
+            tensor(inputs.rotation), tensor(inputs.translation_m), tensor(inputs.seconds)
+        )
+        return Frames(tensor(images), tensor(inputs.lidar2img), tensor(inputs.can_bus), motion)
+
+
+@dataclass(frozen=True)
+class PerceptionState:
+    """What B scenes carry from one keyframe to the next."""
+
+    bev: Tensor
+    """(B, cells, C)."""
+    tracking: TrackState
+
+    def scenes(self, index: Tensor) -> PerceptionState:
+        """The state of some of the scenes."""
+        tracks = self.tracking.tracks.scenes(index)
+        return PerceptionState(
+            self.bev[index], TrackState(tracks, self.tracking.next_identity[index])
+        )
+
+
+@dataclass(frozen=True)
+class PerceptionOutput:
+    """What the network says of one keyframe of each of B scenes."""
+
+    coarsest: Tensor
+    """(B, cameras, C, h, w) last level of the pyramid."""
+    bev: Tensor
+    """(B, cells, C)."""
+    tracking: TrackOutput
+    maps: list[MapElements]
+
+    def tokens(self, scene: int, config: PerceptionConfig) -> FrameTokens:
+        """The tokens of one scene's keyframe."""
+        agents = agent_tokens(self.tracking.agents, scene, config)
+        return FrameTokens(
+            scene=scene_tokens(self.coarsest[scene : scene + 1])[0],
+            agents=agents.features,
+            map=self.maps[scene].tokens,
+            agent_ids=agents.identities,
+            agent_boxes=agents.boxes,
+            agent_scores=agents.scores,
+            agent_labels=agents.labels,
+        )
+
+
 class Perception(nn.Module):
     """UniAD's track and map network with the official parameter names."""
 
@@ -64,6 +142,38 @@ class Perception(nn.Module):
         self.reference_points = nn.Linear(TOKEN_WIDTH, 3)
         self.query_interact = QueryInteraction()
         self.memory_bank = MemoryBank(config)
+        self.seg_head = MapHead(config)
+
+    def forward(
+        self, frames: Frames, state: PerceptionState | None = None
+    ) -> tuple[PerceptionOutput, PerceptionState]:
+        """One keyframe of B scenes.
+
+        Args:
+            frames: the keyframe's images and geometry.
+            state: after the previous keyframe of the same scenes; None where they start.
+        """
+        features, size = self.image_features(frames.images)
+        previous, tracks, motion = None, None, None
+        if state is not None:
+            previous, tracks, motion = state.bev, state.tracking, frames.motion
+        bev = self.pts_bbox_head.encode(features, frames.lidar2img, frames.can_bus, size, previous)
+        tracking, after = self.track(bev, tracks, motion)
+        output = PerceptionOutput(features[-1], bev, tracking, self.seg_head(bev))
+        return output, PerceptionState(bev, after)
+
+    def image_features(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """(B, cameras, rows, columns, 3) → four (B, cameras, C, h, w) maps and the padded size.
+
+        Scenes, frames and cameras are alike here: B may be any number of keyframes.
+        """
+        batch, cameras = images.shape[:2]
+        padded = normalise(images.flatten(0, 1))
+        maps = self.img_neck(self.img_backbone(padded))
+        return [m.unflatten(0, (batch, cameras)) for m in maps], (
+            padded.shape[-2],
+            padded.shape[-1],
+        )
 
     def track(
         self, bev: Tensor, state: TrackState | None, motion: Motion | None
