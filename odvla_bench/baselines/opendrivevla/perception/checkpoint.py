@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(
-            f"{path} cannot be read as plain weights ({str(error).splitlines()[0]}). Nothing in it "
+            f"{path} cannot be read as plain weights ({_first_line(error)}). Nothing in it "
             "was run. Check the download; a file that holds other objects must be re-saved as a "
             "state dict where it is trusted."
         ) from error
@@ -204,3 +204,7 @@ def _few(names: Iterable[str]) -> str:
     names = list(names)
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + rest
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or "the file ends too early").splitlines()[0]
