@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+
 from odvla_bench.baselines.opendrivevla.perception.config import CAMERAS, perception_config
 from odvla_bench.baselines.opendrivevla.perception.inputs import Keyframe, Scene
 from odvla_bench.baselines.opendrivevla.perception.network import Perception

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from odvla_bench.baselines.opendrivevla.perception.backbone import FeaturePyramid, ResNet
-from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from perception_goldens import Load, close, fill
 from torch import Tensor
+
+from odvla_bench.baselines.opendrivevla.perception.backbone import FeaturePyramid, ResNet
+from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 
 TAPS = {
     "stem": "",

@@ -9,6 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perception_goldens import Load, close, fill, rows
+from torch import Tensor
+
 from odvla_bench.baselines.opendrivevla.perception.bev_encoder import sampling_grid
 from odvla_bench.baselines.opendrivevla.perception.bev_geometry import (
     PAIR_BLOCK,
@@ -21,8 +24,6 @@ from odvla_bench.baselines.opendrivevla.perception.bev_geometry import (
 )
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.track_decoder import DetectionHead
-from perception_goldens import Load, close, fill, rows
-from torch import Tensor
 
 CONFIG = perception_config("uniad-small")
 IMAGE = (96, 160)

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from perception_scenes import small_network
+from safetensors.torch import save_file
+from torch import Tensor
+
 from odvla_bench.baselines.opendrivevla.perception.checkpoint import (
     HF_PREFIX,
     UNUSED,
@@ -16,9 +20,6 @@ from odvla_bench.baselines.opendrivevla.perception.checkpoint import (
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.network import Perception
 from odvla_bench.errors import InputError
-from perception_scenes import small_network
-from safetensors.torch import save_file
-from torch import Tensor
 
 SMALL = perception_config("uniad-small", behaviour="fixed")
 

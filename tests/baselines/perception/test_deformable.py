@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perception_goldens import Load, close
+from torch import Tensor
+
 from odvla_bench.baselines.opendrivevla.perception import deformable
 from odvla_bench.baselines.opendrivevla.perception.deformable import (
     DeformableConv2d,
@@ -16,8 +19,6 @@ from odvla_bench.baselines.opendrivevla.perception.deformable import (
     flat_read,
     modulated_deform_conv2d,
 )
-from perception_goldens import Load, close
-from torch import Tensor
 
 
 @pytest.mark.golden

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from odvla_bench.baselines.opendrivevla.perception.config import CAMERAS, perception_config
 from odvla_bench.baselines.opendrivevla.perception.images import read_images
 from odvla_bench.baselines.opendrivevla.perception.inputs import (

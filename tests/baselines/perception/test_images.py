@@ -7,13 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from perception_goldens import Load
+
 from odvla_bench.baselines.opendrivevla.perception.images import (
     ImageError,
     normalise,
     read_image,
     read_images,
 )
-from perception_goldens import Load
 
 
 @pytest.fixture

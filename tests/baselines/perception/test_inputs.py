@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perception_scenes import keyframe, scene
+
 from odvla_bench.baselines.opendrivevla.perception.config import BEHAVIOURS, CAMERAS
 from odvla_bench.baselines.opendrivevla.perception.inputs import (
     FrameInputs,
@@ -20,7 +22,6 @@ from odvla_bench.baselines.opendrivevla.perception.inputs import (
 )
 from odvla_bench.errors import InputError
 from odvla_bench.geometry import transform_points
-from perception_scenes import keyframe, scene
 
 RELEASED, FIXED = BEHAVIOURS.get("released"), BEHAVIOURS.get("fixed")
 

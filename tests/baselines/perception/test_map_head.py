@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from perception_goldens import Load, close, fill, rows
+
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.map_head import MapHead
 from odvla_bench.baselines.opendrivevla.perception.map_masks import mask_quality, merge_masks
-from perception_goldens import Load, close, fill, rows
 
 CONFIG = perception_config("uniad-small")
 

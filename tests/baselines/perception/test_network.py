@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from perception_goldens import Load, close, fill
+from perception_scenes import scene, small_network
+
 from odvla_bench.baselines.opendrivevla.perception.agents import Agents
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.images import read_images
@@ -23,8 +26,6 @@ from odvla_bench.baselines.opendrivevla.perception.network import (
     PerceptionOutput,
 )
 from odvla_bench.baselines.opendrivevla.perception.tokens import agent_tokens, scene_tokens
-from perception_goldens import Load, close, fill
-from perception_scenes import scene, small_network
 
 
 def run(

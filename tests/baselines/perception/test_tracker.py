@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from perception_goldens import Load, close, fill, rows
+from torch import Tensor
+
 from odvla_bench.baselines.opendrivevla.perception.agents import (
     heading,
     metric_boxes,
@@ -29,8 +32,6 @@ from odvla_bench.baselines.opendrivevla.perception.tracker import (
     moved_reference,
     survivors,
 )
-from perception_goldens import Load, close, fill, rows
-from torch import Tensor
 
 CONFIG = perception_config("uniad-small")
 FRAMES = 7

@@ -77,6 +77,18 @@ def metric_boxes(boxes: Tensor) -> Tensor:
     return torch.stack([x, y, z, log_w.exp(), log_l.exp(), log_h.exp(), yaw, vx, vy], -1)
 
 
+def standard_boxes(boxes: Tensor) -> Tensor:
+    """(…, 9) boxes as `Agents` has them → the same in the convention of this package.
+
+    Returns:
+        (…, 9) x, y, z of the centre, length, width, height, heading counter-clockwise from +x,
+        velocity x, y; LIDAR frame.
+    """
+    x, y, bottom, width, length, height, yaw, vx, vy = boxes.unbind(-1)
+    centre = (x, y, bottom + height / 2)
+    return torch.stack([*centre, length, width, height, heading(yaw), vx, vy], -1)
+
+
 def heading(official_yaw_rad: Tensor) -> Tensor:
     """Headings, counter-clockwise from +x (LIDAR frame), of the official, legacy yaws."""
     turned = -official_yaw_rad - torch.pi / 2

@@ -41,6 +41,31 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
+class Annotations:
+    """The annotated agents of a keyframe."""
+
+    boxes: Array
+    """(n, 7) x, y, z of the centre, length, width, height, heading; LIDAR frame, metres, radians
+    counter-clockwise from +x."""
+    velocity_mps: Array
+    """(n, 2) x, y, LIDAR frame; 0 where unknown."""
+    labels: npt.NDArray[np.int64]
+    """(n) index into `CLASSES`."""
+    instance_ids: npt.NDArray[np.int64]
+    """(n) the build's numbers of the agents' tracks."""
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        shapes = {"boxes": (count, 7), "velocity_mps": (count, 2), "instance_ids": (count,)}
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise InputError(
+                    f"Annotations: `{name}` has shape {getattr(self, name).shape}, but there are "
+                    f"{count} labels; it must be {shape}."
+                )
+
+
+@dataclass(frozen=True)
 class Keyframe:
     """One keyframe's images, calibration and poses; cameras in the order of `CAMERAS`."""
 
@@ -69,6 +94,8 @@ class Keyframe:
     can_bus: Array
     """(18,) pose message: 7-9 acceleration (m/s²), 10-12 rotation rate (rad/s), 13-15 velocity
     (m/s); what stands in 0-6 and 16-17 is replaced by the ego pose. Zeros where there is none."""
+    annotations: Annotations | None = None
+    """Where given, agents are matched to them; the network does not see them."""
 
     def __post_init__(self) -> None:
         if len(self.image_paths) != len(CAMERAS):
@@ -126,40 +153,42 @@ class FrameInputs:
         return FrameInputs(*(np.stack([getattr(f, name) for f in frames]) for name in names))
 
 
-def frame_inputs(keyframe: Keyframe, previous: Keyframe | None, can_bus: Array) -> FrameInputs:
-    """The inputs of a keyframe, given its predecessor in the scene and its CAN-bus vector."""
-    motion = compose(invert(global_from_lidar(keyframe)), global_from_lidar(previous or keyframe))
-    elapsed_us = keyframe.timestamp_us - (previous or keyframe).timestamp_us
+def frame_inputs(
+    keyframe: Keyframe,
+    previous: Keyframe | None,
+    behaviour: Behaviour,
+    before: Keyframe | None = None,
+) -> FrameInputs:
+    """The inputs of a keyframe.
+
+    Args:
+        keyframe: the keyframe.
+        previous: its predecessor in the scene; None for the first.
+        behaviour: how the first keyframe's motion is taken.
+        before: the last keyframe of the scene before in time order; only behaviours that let it
+            leak into the first keyframe look at it.
+    """
+    reference = previous or keyframe
+    motion = compose(invert(global_from_lidar(keyframe)), global_from_lidar(reference))
+    leaks = previous is None and behaviour.first_delta_from_previous_scene
     return FrameInputs(
         lidar2img=lidar2img(keyframe),
-        can_bus=can_bus,
+        can_bus=can_bus_motion(keyframe, before if leaks else reference),
         rotation=motion.rotation,
         translation_m=motion.translation_m,
-        seconds=np.asarray(elapsed_us / 1e6),
+        seconds=np.asarray((keyframe.timestamp_us - reference.timestamp_us) / 1e6),
     )
 
 
 def scene_inputs(
     scene: Scene, behaviour: Behaviour, before: Keyframe | None = None
 ) -> list[FrameInputs]:
-    """The inputs of a scene's keyframes.
-
-    Args:
-        scene: the scene.
-        behaviour: how the first frame's motion is taken.
-        before: the last keyframe of the scene before in time order; only behaviours that let it
-            leak into the first frame look at it.
-    """
-    leaks = behaviour.first_delta_from_previous_scene
-    frames, previous = [], None
-    for keyframe in scene.keyframes:
-        if previous is None and not leaks:
-            can_bus = can_bus_motion(keyframe, keyframe)
-        else:
-            can_bus = can_bus_motion(keyframe, previous or before)
-        frames.append(frame_inputs(keyframe, previous, can_bus))
-        previous = keyframe
-    return frames
+    """The inputs of a scene's keyframes; arguments as in `frame_inputs`."""
+    previous = (None, *scene.keyframes[:-1])
+    return [
+        frame_inputs(keyframe, last, behaviour, before)
+        for keyframe, last in zip(scene.keyframes, previous, strict=True)
+    ]
 
 
 def can_bus_motion(keyframe: Keyframe, previous: Keyframe | None) -> Array:
