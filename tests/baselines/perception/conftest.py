@@ -13,7 +13,7 @@ from torch import Tensor
 @pytest.fixture(autouse=True)
 def _few_threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, 2))
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

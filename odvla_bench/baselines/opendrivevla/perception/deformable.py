@@ -25,6 +25,7 @@ def bilinear_corners(
     scale: Tensor | float = 1.0,
     stride: int = 1,
     base: Tensor | int = 0,
+    dim: int = -1,
 ) -> tuple[Tensor, Tensor]:
     """Where the four pixels around points lie in a list of rows, and their weights.
 
@@ -36,36 +37,36 @@ def bilinear_corners(
         scale: (...) factor of each point's weights.
         stride: list rows from one pixel to the next.
         base: (...) list row of the map's first pixel.
+        dim: where the axis of the four pixels goes.
 
     Returns:
-        (..., 4) rows `base + stride * (row * width + column)`, in range also where the weight is
-        zero, and (..., 4) bilinear weights times `scale`, zero outside the map.
+        (..., 4, ...) rows `base + stride * (row * width + column)`, in range also where the weight
+        is zero, and (..., 4, ...) bilinear weights times `scale`, zero outside the map.
     """
-    columns, x_weight = _axis(x, width)
-    rows, y_weight = _axis(y, height)
-    if isinstance(base, Tensor):
-        base = base[..., None]
-        rows, columns = rows.to(base.dtype), columns.to(base.dtype)
-    if isinstance(scale, Tensor):
-        scale = scale[..., None]
-    pitch = width[..., None] * stride if isinstance(width, Tensor) else width * stride
-    # Everything but one sum and one product is done along the axes, on half as many numbers.
-    index = (rows * pitch)[..., :, None] + (columns * stride + base)[..., None, :]
-    weight = (y_weight * scale)[..., :, None] * x_weight[..., None, :]
-    return index.flatten(-2), weight.flatten(-2)
+    columns, x_weights = _axis(x, width)
+    rows, y_weights = _axis(y, height)
+    # What belongs to one axis is done on that axis, before pairs of the two are formed.
+    columns = [column * stride + base for column in columns]
+    rows = [row.to(columns[0].dtype) * (width * stride) for row in rows]
+    y_weights = [weight * scale for weight in y_weights]
+    index = torch.stack([row + column for row in rows for column in columns], dim)
+    weight = torch.stack([v * u for v in y_weights for u in x_weights], dim)
+    return index, weight
 
 
-def _axis(x: Tensor, size: Tensor | int) -> tuple[Tensor, Tensor]:
-    """(..., 2) int32 neighbours of positions along one axis and their weights."""
+def _axis(x: Tensor, size: Tensor | int) -> tuple[list[Tensor], list[Tensor]]:
+    """The int32 neighbours, below and above, of positions along one axis, and their weights."""
     below = x.floor()
     share = x - below
-    inside = torch.stack([(below >= 0) & (below < size), (below >= -1) & (below < size - 1)], -1)
-    weight = torch.where(inside, torch.stack([1 - share, share], -1), 0.0)
+    inside = ((below >= 0) & (below < size), (below >= -1) & (below < size - 1))
+    weights = [
+        torch.where(here, weight, 0.0)
+        for here, weight in zip(inside, (1 - share, share), strict=True)
+    ]
     # Points may lie anywhere, also where the conversion wraps around: held in range after it.
     first = below.to(torch.int32)
-    pair = torch.stack([first, first + 1], -1).clamp(min=0)
-    last = size[..., None] - 1 if isinstance(size, Tensor) else pair.new_tensor(size - 1)
-    return torch.minimum(pair, last), weight
+    last = size - 1 if isinstance(size, Tensor) else first.new_tensor(size - 1)
+    return [torch.minimum(i.clamp(min=0), last) for i in (first, first + 1)], weights
 
 
 def weighted_gather(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -114,6 +115,7 @@ def deformable_attention(
         scale=weights,
         stride=heads,
         base=base,
+        dim=2,
     )
     bag = levels * points * 4
     return weighted_gather(
