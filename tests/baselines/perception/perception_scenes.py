@@ -88,6 +88,6 @@ def small_network(behaviour: str = "fixed", seed: int = 0) -> Perception:
                 parameter.add_(0.02 * torch.randn_like(parameter))
         last = network.pts_bbox_head.cls_branches[-1][-1]
         last.weight.normal_(std=0.0625)
-        last.bias.fill_(-2.5)
+        last.bias.fill_(-2.0)
         network.seg_head.things_mask_head.attnen.linear[0].bias.fill_(1.0)
     return network
