@@ -227,12 +227,10 @@ class DeformableConv2d(nn.Module):
         """(N, C, H, W) → (N, O, H, W)."""
         sampling = self.conv_offset(x)
         offset, mask = sampling[:, :18], sampling[:, 18:].float().sigmoid()
-        if self._kernel is None:
+        # In half precision torchvision would place the samples in half precision too.
+        if self._kernel is None or x.dtype.itemsize < 4:
             return modulated_deform_conv2d(x, offset, mask, self.weight, padding=1)
-        weight = self.weight.to(x.dtype)
-        return self._kernel(
-            x, offset.to(x.dtype), weight, None, padding=(1, 1), mask=mask.to(x.dtype)
-        )
+        return self._kernel(x, offset, self.weight, None, padding=(1, 1), mask=mask)
 
 
 @functools.cache
