@@ -7,18 +7,31 @@ same build again goes on from the finished shards, and the result is the same to
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from odvla_bench.datasets import card
-from odvla_bench.datasets.builders.base import BUILDERS, BuildRequest, Unit, open_context
+from odvla_bench.datasets.builders.base import (
+    BUILDERS,
+    BuildRequest,
+    Drop,
+    Unit,
+    UnitRows,
+    open_context,
+)
+from odvla_bench.datasets.builders.requirements import Source, check_given, look_for
 from odvla_bench.datasets.executor import run_tasks
+from odvla_bench.datasets.manifest import check_gates, contents
 from odvla_bench.datasets.schema import DROPPED, FORMAT_VERSION, TABLES
 from odvla_bench.datasets.writer import (
     TEMPORARY_PREFIX,
@@ -58,6 +71,30 @@ class Done:
     rows: dict[str, int]
 
 
+def find_sources(
+    nuscenes_root: Path,
+    sources_root: Path | None = None,
+    given: Mapping[str, Path] | None = None,
+) -> list[Source]:
+    """All sources, and which of their files are there.
+
+    Args:
+        nuscenes_root: the nuScenes root.
+        sources_root: where the language files lie, flat or in a folder a source.
+        given: names such as "nuscenes_qa.val" → files that lie elsewhere.
+
+    Raises:
+        InputError: a file that was named is not there.
+        UnknownNameError: a file is named for something that no source needs.
+    """
+    requires = {name: BUILDERS.get(name).requires for name in BUILDERS}
+    check_given(given or {}, requires)
+    return [
+        look_for(name, needs, nuscenes_root=nuscenes_root, sources_root=sources_root, given=given)
+        for name, needs in requires.items()
+    ]
+
+
 def build(
     request: BuildRequest,
     out: Path,
@@ -84,12 +121,12 @@ def build(
         FormatError: rows lost between raw data and build.
     """
     context = open_context(request)
-    units = [u for name in sources for u in BUILDERS.get(name).plan(context)]
+    wanted = {BUILDERS.get(name).name for name in sources}
+    names = [name for name in BUILDERS if name in wanted]
+    units = [u for name in names for u in BUILDERS.get(name).plan(context)]
     if not units:
         raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")
-    key = digest_text(
-        str(FORMAT_VERSION), package_version(), context.fingerprint(), *sorted(sources)
-    )
+    key = digest_text(str(FORMAT_VERSION), package_version(), context.fingerprint(names), *names)
     if whole := _prepare(out, key, overwrite=overwrite):
         return whole
     pending = [u for u in units if not _record(out, key, u)]
@@ -98,35 +135,92 @@ def build(
     for record in run_tasks(build_unit, tasks, executor=executor, workers=workers):
         finished += 1
         if report:
-            rows = {f["path"].split("/")[0]: f["rows"] for f in record["files"]}
+            rows: dict[str, int] = {}
+            for f in record["files"]:
+                table = f["path"].split("/")[0]
+                rows[table] = rows.get(table, 0) + f["rows"]
             report(Done(record["unit"], finished, len(units), rows))
     return _close(out, key, request, units)
 
 
 def build_unit(task: Task) -> dict[str, Any]:
     """Build one unit, write its shards, and leave its record, which is returned."""
-    context = open_context(task.request)
-    rows = BUILDERS.get(task.unit.source).build(context, task.unit)
+    context, unit = open_context(task.request), task.unit
+    with _no_collection():
+        rows = BUILDERS.get(unit.source).build(context, unit)
     if lost := rows.unaccounted():
         raise FormatError(
-            f"{task.unit.source} {task.unit.name}: records unaccounted for: {lost}. "
+            f"{unit.source} {unit.name}: records unaccounted for: {lost}. "
             "This is a defect of the builder; please report it."
         )
-    files = [
-        write_table(task.out, f"{name}/{task.unit.name}.parquet", TABLES[name], table)
-        for name, table in rows.tables.items()
-        if table.num_rows
-    ]
+    ledger = write_table(
+        task.out, f"{PROGRESS}/{unit.source}-{unit.name}.parquet", DROPPED, _ledger(unit, rows)
+    )
     record = {
         "key": task.key,
-        "unit": f"{task.unit.source} {task.unit.name}",
-        "split": task.unit.split,
-        "files": [asdict(f) for f in files],
+        "unit": f"{unit.source} {unit.name}",
+        "files": [asdict(f) for f in _write_shards(task.out, unit, rows)],
+        "ledger": asdict(ledger),
         "read": dict(rows.read),
-        "dropped": [asdict(d) for d in rows.dropped],
+        "dropped": _by_reason(rows.dropped),
+        "flags": {name: _flags(table) for name, table in rows.tables.items()},
     }
-    write_json(_record_path(task.out, task.unit), record)
+    write_json(_record_path(task.out, unit), record)
     return record
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No cyclic garbage collection: parsed records have no cycles, and there are millions."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _write_shards(out: Path, unit: Unit, rows: UnitRows) -> list[FileRecord]:
+    """One file a table and split that the unit has rows for."""
+    files = []
+    for name, table in rows.tables.items():
+        folder = f"{name}/{unit.source}" if TABLES[name].shared else name
+        for split, part in _by_split(unit, table):
+            path = f"{folder}/{unit.shard(split)}"
+            files.append(write_table(out, path, TABLES[name], part, split=split))
+    return files
+
+
+def _by_split(unit: Unit, table: pa.Table) -> list[tuple[str, pa.Table]]:
+    if unit.split or not table.num_rows:
+        return [(unit.split, table)] if table.num_rows else []
+    splits = sorted(pc.unique(table["split"]).to_pylist())
+    return [(s, table.filter(pc.equal(table["split"], s))) for s in splits]
+
+
+def _ledger(unit: Unit, rows: UnitRows) -> pa.Table:
+    drops = [Drop(*drop) for drop in rows.dropped]
+    columns = {name: [getattr(d, name) for d in drops] for name in Drop._fields}
+    columns["split"] = [split or unit.split for split in columns["split"]]
+    columns["source"] = [unit.source] * len(drops)
+    return pa.table({n: columns[n] for n in DROPPED.schema.names}, schema=DROPPED.schema)
+
+
+def _by_reason(drops: Sequence[Drop]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for drop in drops:
+        reasons = counts.setdefault(drop.table, {})
+        reasons[drop.reason] = reasons.get(drop.reason, 0) + 1
+    return counts
+
+
+def _flags(table: pa.Table) -> dict[str, int]:
+    """How many rows carry each flag."""
+    if "flags" not in table.schema.names:
+        return {}
+    counted = pc.value_counts(pc.list_flatten(table["flags"]))
+    return {c["values"]: c["counts"] for c in counted.to_pylist()}
 
 
 def _record_path(out: Path, unit: Unit) -> Path:
@@ -139,7 +233,8 @@ def _record(out: Path, key: str, unit: Unit) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    whole = record["key"] == key and all(_is_there(out, f) for f in record["files"])
+    files = [*record["files"], record["ledger"]]
+    whole = record["key"] == key and all(_is_there(out, f) for f in files)
     return record if whole else None
 
 
@@ -186,66 +281,23 @@ def _files(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) -> Manifest:
-    """Write ledger, card and, last, the manifest; then forget the progress."""
+    """Check the gates, write ledger, card and, last, the manifest; then forget the progress."""
     records = [r for u in units if (r := _record(out, key, u))]
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
-    ledger = write_table(out, LEDGER, DROPPED, _ledger(units, records))
+    gates = check_gates(out, open_context(request), units, records)
+    drops = [pq.read_table(out / r["ledger"]["path"], schema=DROPPED.schema) for r in records]
+    ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
     files = [FileRecord(**f) for r in records for f in r["files"]]
-    context = open_context(request)
     manifest: Manifest = {
         "format_version": FORMAT_VERSION,
         "odvla_bench_version": package_version(),
         "key": key,
         "fingerprint": digest_text(*(f"{f.path} {f.fingerprint}" for f in [*files, ledger])),
-        "nuscenes": {
-            "version": request.version,
-            "tables_fingerprint": context.nuscenes.fingerprint,
-            "can_bus_fingerprint": context.can_bus.fingerprint,
-            "scenes_with_can_bus": context.can_bus.n_scenes,
-        },
-        "sources": _accounts(units, records),
-        "tables": _tables(records),
+        **contents(open_context(request), units, records, gates),
         "ledger": asdict(ledger),
     }
     write_text(out / CARD, card.render(manifest))
     write_json(out / MANIFEST, manifest)
     shutil.rmtree(out / PROGRESS)
     return manifest
-
-
-def _ledger(units: Sequence[Unit], records: Sequence[dict[str, Any]]) -> pa.Table:
-    rows = [
-        {"source": unit.source, "split": unit.split, **drop}
-        for unit, record in zip(units, records, strict=True)
-        for drop in record["dropped"]
-    ]
-    return pa.Table.from_pylist(rows, schema=DROPPED.schema)
-
-
-def _accounts(units: Sequence[Unit], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For every source and table: records read, rows kept, records dropped by reason."""
-    accounts: dict[str, Any] = {}
-    for unit, record in zip(units, records, strict=True):
-        for table, read in record["read"].items():
-            account = accounts.setdefault(unit.source, {}).setdefault(
-                table, {"read": 0, "kept": 0, "dropped": {}}
-            )
-            drops = [d["reason"] for d in record["dropped"] if d["table"] == table]
-            account["read"] += read
-            account["kept"] += read - len(drops)
-            for reason in drops:
-                account["dropped"][reason] = account["dropped"].get(reason, 0) + 1
-    return accounts
-
-
-def _tables(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Table → split → rows and files; every table is listed, also one without rows."""
-    tables: dict[str, Any] = {name: {} for name in TABLES}
-    for record in records:
-        for file in record["files"]:
-            name = file["path"].split("/")[0]
-            split = tables[name].setdefault(record["split"], {"rows": 0, "files": []})
-            split["rows"] += file["rows"]
-            split["files"].append(file)
-    return tables

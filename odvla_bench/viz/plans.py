@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from odvla_bench.baselines.inputs import list_column
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.evaluate.planning import PlanningEvaluation
 from odvla_bench.geometry import FloatArray
 from odvla_bench.metrics.scores import PlanningScores

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from odvla_bench.baselines.ego import PLANNERS
-from odvla_bench.baselines.inputs import INPUT_COLUMNS, ModelInput, list_column, read_inputs
+from odvla_bench.baselines.inputs import INPUT_COLUMNS, ModelInput, read_inputs
 from odvla_bench.baselines.predict import MODELS, predict, recorded
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.schema import PLANNING
 from odvla_bench.errors import InputError, UnknownNameError
