@@ -34,7 +34,7 @@ def extract_features(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Only the first scenes."),
     ] = None,
-    skip_bad: options.SkipBad = False,
+    skip_bad: options.SkipBad = False,  # noqa: FBT002
 ) -> None:
     """Run the perception over a build, scene by scene; started again, it goes on."""
     import torch
