@@ -5,7 +5,7 @@ PY ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 DEMO ?= demo-out
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
