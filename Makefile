@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/odvla-bench demo --out $(DEMO)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
