@@ -112,8 +112,8 @@ def records_runs(tables: NuScenesTables, repeat: int) -> tuple[list[Usage], list
         agents = Agents.from_tables(fresh.annotations, fresh.samples, motion.global_from_lidar)
         assert len(agents.centre_m) == len(agents.yaw_rad)
         agents.velocity_mps()
-        agents.in_own_frame(agents.positions(FUTURE_STEPS)[0])
-        agents.in_own_frame(agents.positions(HISTORY_STEPS)[0])
+        agents.motion(FUTURE_STEPS)
+        agents.motion(HISTORY_STEPS)
 
     return here(ours, repeat=repeat), devkit_loop(tables, repeat)
 

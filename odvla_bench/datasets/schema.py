@@ -75,17 +75,34 @@ class Table:
                     )
 
 
-def _steps(prefix: str, length: int, when: str, who: str, *, yaw: bool) -> tuple[Column, ...]:
-    """Columns of positions at steps: x, y, optionally yaw, and validity."""
-    where = f"{who} at {when}, LIDAR frame at t0"
-    lists = [
-        Column(f"{prefix}_x_m", _FLOATS, f"x (right) of {where}, metres", length),
-        Column(f"{prefix}_y_m", _FLOATS, f"y (forward) of {where}, metres", length),
-    ]
-    if yaw:
-        lists.append(Column(f"{prefix}_yaw_rad", _FLOATS, f"heading of {where}, radians", length))
-    valid = Column(f"{prefix}_valid", _BOOLS, "whether each of these steps was recorded", length)
-    return (*lists, valid)
+def _xy(prefix: str, length: int, what: str, frame: str) -> tuple[Column, ...]:
+    """Columns of positions at steps."""
+    return (
+        Column(f"{prefix}_x_m", _FLOATS, f"x (right) of {what}, {frame}, metres", length),
+        Column(f"{prefix}_y_m", _FLOATS, f"y (forward) of {what}, {frame}, metres", length),
+    )
+
+
+def _valid(prefix: str, length: int) -> Column:
+    return Column(f"{prefix}_valid", _BOOLS, "whether each of these steps was recorded", length)
+
+
+def _ego_steps(prefix: str, length: int, when: str) -> tuple[Column, ...]:
+    """The LIDAR origin at steps."""
+    positions = _xy(prefix, length, f"the LIDAR origin at {when}", "LIDAR frame at t0")
+    return (*positions, _valid(prefix, length))
+
+
+def _agent_steps(prefix: str, length: int, when: str) -> tuple[Column, ...]:
+    """A box at steps: in the LIDAR frame and in its own frame at t0."""
+    what = f"the box centre at {when}"
+    heading = f"heading of the box at {when}, LIDAR frame at t0, radians"
+    return (
+        *_xy(prefix, length, what, "LIDAR frame at t0"),
+        Column(f"{prefix}_yaw_rad", _FLOATS, heading, length),
+        *_xy(f"own_{prefix}", length, what, "frame of the box at t0 (y along its heading)"),
+        _valid(prefix, length),
+    )
 
 
 _PAST = "-2.0, -1.5, -1.0, -0.5 s"
@@ -111,8 +128,8 @@ PLANNING = Table(
         Column("ego_rotation_wxyz", _DOUBLES, "rotation of EGO in GLOBAL, quaternion", 4),
         Column("lidar_translation_m", _DOUBLES, "origin of LIDAR in EGO, metres", 3),
         Column("lidar_rotation_wxyz", _DOUBLES, "rotation of LIDAR in EGO, quaternion", 4),
-        *_steps("history", HISTORY_LENGTH, _PAST, "the LIDAR origin", yaw=False),
-        *_steps("future", FUTURE_LENGTH, _NEXT, "the LIDAR origin", yaw=False),
+        *_ego_steps("history", HISTORY_LENGTH, _PAST),
+        *_ego_steps("future", FUTURE_LENGTH, _NEXT),
         Column(
             "future_turn_rad",
             _FLOATS,
@@ -178,8 +195,8 @@ AGENTS = Table(
         Column("global_y_m", pa.float64(), "box centre in GLOBAL, metres"),
         Column("global_z_m", pa.float64(), "box centre in GLOBAL, metres"),
         Column("global_yaw_rad", pa.float64(), "heading in GLOBAL, radians"),
-        *_steps("history", HISTORY_LENGTH, _PAST, "the box centre", yaw=True),
-        *_steps("future", FUTURE_LENGTH, _NEXT, "the box centre", yaw=True),
+        *_agent_steps("history", HISTORY_LENGTH, _PAST),
+        *_agent_steps("future", FUTURE_LENGTH, _NEXT),
     ),
 )
 

@@ -194,9 +194,10 @@ def agent_columns(
         "global_yaw_rad": agents.global_yaw_rad,
     }
     for prefix, steps in (("history", HISTORY_STEPS), ("future", FUTURE_STEPS)):
-        xy, yaw, valid = agents.positions(steps)
-        columns |= _xy_columns(prefix, xy)
-        columns |= {f"{prefix}_yaw_rad": yaw, f"{prefix}_valid": valid}
+        moved = agents.motion(steps)
+        columns |= _xy_columns(prefix, moved.xy_m)
+        columns |= _xy_columns(f"own_{prefix}", moved.own_xy_m)
+        columns |= {f"{prefix}_yaw_rad": moved.yaw_rad, f"{prefix}_valid": moved.valid}
     return columns
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,19 @@ DEVKIT_SLACK_S = 0.15
 
 Alignment = Literal["keyframe", "devkit"]
 Finder = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
+
+
+class AgentMotion(NamedTuple):
+    """M tracks at K other keyframes; 0 where a step does not exist."""
+
+    xy_m: FloatArray
+    """(M, K, 2) box centres, LIDAR frame at t0."""
+    yaw_rad: FloatArray
+    """(M, K) headings, LIDAR frame at t0."""
+    own_xy_m: FloatArray
+    """(M, K, 2) box centres, the agent's own frame at t0, level with GLOBAL."""
+    valid: npt.NDArray[np.bool_]
+    """(M, K)"""
 
 
 @dataclass(frozen=True)
@@ -150,18 +163,11 @@ class Agents:
         """(M,) in track order."""
         return (self.timestamp_us[self.sample][self._track_order]) * 1e-6
 
-    def positions(
-        self, steps: tuple[int, ...], *, alignment: Alignment = "keyframe"
-    ) -> tuple[FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """Positions and headings of the same tracks at other keyframes, seen from t0.
-
-        Returns:
-            (M, K, 2) centres in the LIDAR frame at t0 and (M, K) headings in it, 0 where the
-            step does not exist, and (M, K) bool validity.
-        """
+    def motion(self, steps: tuple[int, ...], *, alignment: Alignment = "keyframe") -> AgentMotion:
+        """Where the same tracks are at other keyframes, seen from t0; see `rows_at`."""
         rows, valid = self.rows_at(steps, alignment=alignment)
-        there = self.global_from_box.translation_m[rows]
-        xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), there)[..., :2]
+        place = self.global_from_box.translation_m
+        xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), place[rows])[..., :2]
         # Only the heading axis is turned: a third of the work of turning whole rotations.
         axis = np.einsum(
             "mij,mkj->mki",
@@ -169,7 +175,11 @@ class Agents:
             self.global_from_box.rotation[..., 0][rows],
         )
         yaw = np.arctan2(axis[..., 1], axis[..., 0])
-        return np.where(valid[..., None], xy, 0.0), np.where(valid, yaw, 0.0), valid
+        own = to_own_frame(place[rows][..., :2], place[:, :2], self.global_yaw_rad)
+        there = valid[..., None]
+        return AgentMotion(
+            np.where(there, xy, 0.0), np.where(valid, yaw, 0.0), np.where(there, own, 0.0), valid
+        )
 
     def velocity_mps(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """Velocity from the neighbouring annotations of the track, as nuscenes-devkit takes it.
@@ -188,10 +198,6 @@ class Agents:
         velocity = (place[:, 1] - place[:, 0]) / np.where(good, seconds, 1.0)[:, None]
         turned = np.einsum("mij,mj->mi", self.lidar_from_global.rotation[:, :2], velocity)
         return np.where(good[:, None], turned, 0.0), good
-
-    def in_own_frame(self, xy_m: FloatArray) -> FloatArray:
-        """(M, K, 2) positions in the LIDAR frame at t0 → the agent's own frame at t0."""
-        return to_own_frame(xy_m, self.centre_m[:, :2], self.yaw_rad)
 
 
 def to_own_frame(xy_m: FloatArray, centre_m: FloatArray, yaw_rad: FloatArray) -> FloatArray:

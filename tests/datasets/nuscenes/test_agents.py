@@ -33,7 +33,7 @@ def test_lidar_frame_is_right_and_forward() -> None:
 
 def test_future_is_aligned_by_keyframe_and_gaps_are_missing() -> None:
     agents = tracks([(f, 5, 10 + f, 0, 0) for f in (0, 1, 3, 4)], 8)
-    xy, yaw, valid = agents.positions(FUTURE_STEPS)
+    xy, yaw, _, valid = agents.motion(FUTURE_STEPS)
     np.testing.assert_array_equal(valid[0], [True, False, True, True, False, False])
     np.testing.assert_allclose(
         xy[0], [[0, 11], [0, 0], [0, 13], [0, 14], [0, 0], [0, 0]], atol=1e-9
@@ -43,14 +43,14 @@ def test_future_is_aligned_by_keyframe_and_gaps_are_missing() -> None:
 
 def test_devkit_alignment_shifts_over_a_gap() -> None:
     agents = tracks([(f, 5, 10 + f, 0, 0) for f in (0, 1, 3, 4, 8)], 9)
-    xy, _, valid = agents.positions(FUTURE_STEPS, alignment="devkit")
+    xy, _, _, valid = agents.motion(FUTURE_STEPS, alignment="devkit")
     np.testing.assert_array_equal(valid[0], [True, True, True, False, False, False])
     np.testing.assert_allclose(xy[0, :3, 1], [11, 13, 14], atol=1e-9)
 
 
 def test_tracks_do_not_mix() -> None:
     agents = tracks([(0, 1, 1, 0, 0), (0, 2, 2, 0, 0), (1, 2, 3, 0, 0), (1, 9, 4, 0, 0)], 2)
-    _, _, valid = agents.positions((1,))
+    valid = agents.motion((1,)).valid
     np.testing.assert_array_equal(valid[:, 0], [False, True, False, False])
 
 
@@ -79,7 +79,7 @@ def test_no_annotations_at_all() -> None:
         np.zeros(0, int), np.zeros(0, int), Pose(np.zeros((0, 3, 3)), np.zeros((0, 3))),
         Pose(np.eye(3)[None], np.zeros((1, 3))), np.zeros(1, int), np.zeros(1, int),
     )  # fmt: skip
-    xy, yaw, valid = empty.positions(FUTURE_STEPS)
+    xy, yaw, _, valid = empty.motion(FUTURE_STEPS)
     assert xy.shape == (0, 6, 2)
     assert yaw.shape == valid.shape == (0, 6)
     assert empty.velocity_mps()[0].shape == (0, 2)
@@ -120,7 +120,7 @@ def test_vad_sample_has_the_same_boxes(real_data: Path) -> None:
     now = frame == 0
     np.testing.assert_allclose(agents.centre_m[now], boxes[:, :3], atol=1e-6)
     np.testing.assert_allclose(np.exp(1j * agents.yaw_rad[now]), np.exp(1j * yaw), atol=1e-6)
-    xy, _, valid = agents.positions(FUTURE_STEPS)
+    xy, _, _, valid = agents.motion(FUTURE_STEPS)
     np.testing.assert_array_equal(valid[now], mask)
     np.testing.assert_allclose(xy[now][mask], there[mask], atol=1e-5)
     # in GLOBAL the boxes stand upright: their heading needs no more than a yaw
