@@ -6,7 +6,7 @@ value without numpy's unpickling hooks; every other name is refused. Afterwards 
 walked, and anything but plain data in it is refused too. `pickle_opcodes.py` looks at the program
 before it runs.
 
-Memory stays below five times the file's size plus 250 bytes for each opcode, for a value that the
+Memory stays below five times the file's size plus 700 bytes for each opcode, for a value that the
 file names over and over is charged to a budget. Time is not bounded as well: a hostile file of the
 allowed size can cost minutes.
 """
@@ -33,7 +33,7 @@ from odvla_bench.datasets.pickle_opcodes import (
 from odvla_bench.errors import InputError
 
 MAX_BYTES = 1 << 28
-MAX_OPCODES = 10_000_000
+MAX_OPCODES = 5_000_000
 
 _DTYPE = re.compile(r"[<>|=]?(?:[biufc](?:1|2|4|8|16)|[SU][1-9][0-9]{0,8})")
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, bytearray, np.generic, np.ndarray)
