@@ -2,6 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from odvla_bench import geometry as g
 
 coordinates = st.floats(-1e3, 1e3, allow_subnormal=False)

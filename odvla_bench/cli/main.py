@@ -6,6 +6,9 @@ import sys
 
 import typer
 
+from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.doctor import doctor
+from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -14,12 +17,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich help would double the time that `--help` takes
 )
-
-
-@app.callback()
-def _main() -> None:
-    """Hold the sub-commands together."""
+app.command("build-data")(build_data)
+app.command("inspect")(inspect_build)
+app.command("doctor")(doctor)
 
 
 def run() -> None:

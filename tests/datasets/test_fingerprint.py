@@ -1,5 +1,6 @@
 import pyarrow as pa
-from odvla_bench.provenance import ContentDigest, digest_table
+
+from odvla_bench.datasets.fingerprint import ContentDigest, digest_table
 
 TABLE = pa.table(
     {

@@ -1,0 +1,216 @@
+"""Annotated boxes of keyframes: where they are, how they move, past and future; vectorised.
+
+Boxes are given in the LIDAR frame at t0 (x right, y forward) and, for motion, in the agent's own
+frame at t0: origin at the box centre, y along its heading, x to its right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, STEP_S
+from odvla_bench.datasets.nuscenes.tables import numpy_columns, poses
+from odvla_bench.geometry import FloatArray, Pose, invert, transform_points, yaw_of
+
+MAX_VELOCITY_GAP_S = 1.5
+"""Longest time between the annotations of a one-sided velocity; twice that for a central one."""
+
+DEVKIT_SLACK_S = 0.15
+"""How far beyond its horizon nuscenes-devkit's PredictHelper still takes an annotation."""
+
+Alignment = Literal["keyframe", "devkit"]
+Finder = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
+
+
+class AgentMotion(NamedTuple):
+    """M tracks at K other keyframes; 0 where a step does not exist."""
+
+    xy_m: FloatArray
+    """(M, K, 2) box centres, LIDAR frame at t0."""
+    yaw_rad: FloatArray
+    """(M, K) headings, LIDAR frame at t0."""
+    own_xy_m: FloatArray
+    """(M, K, 2) box centres, the agent's own frame at t0, level with GLOBAL."""
+    valid: npt.NDArray[np.bool_]
+    """(M, K)"""
+
+
+@dataclass(frozen=True)
+class Agents:
+    """M annotations, sorted by (sample, instance), of whole scenes."""
+
+    sample: npt.NDArray[np.int64]
+    """(M,) row of the keyframe in the sample arrays below."""
+    instance_id: npt.NDArray[np.int64]
+    """(M,) track."""
+    global_from_box: Pose
+    """(M) box centre and heading (x along the length) in GLOBAL."""
+    global_from_lidar: Pose
+    """(N) LIDAR in GLOBAL, one a keyframe."""
+    frame: npt.NDArray[np.int64]
+    """(N,) index of the keyframe in its scene."""
+    timestamp_us: npt.NDArray[np.int64]
+    """(N,) times of the keyframes."""
+
+    @classmethod
+    def from_tables(
+        cls, annotations: pa.Table, samples: pa.Table, global_from_lidar: Pose
+    ) -> Agents:
+        """The agents over rows of `NuScenesTables.annotations` and their keyframes' rows.
+
+        Args:
+            annotations: rows of whole scenes.
+            samples: rows of `NuScenesTables.samples` that hold every `sample_id` of those.
+            global_from_lidar: (N) poses of those samples.
+        """
+        ids = numpy_columns(samples, "sample_id")
+        return cls(
+            np.searchsorted(ids, numpy_columns(annotations, "sample_id")),
+            numpy_columns(annotations, "instance_id").astype(np.int64),
+            poses(annotations, ""),
+            global_from_lidar,
+            numpy_columns(samples, "frame_index").astype(np.int64),
+            numpy_columns(samples, "timestamp_us"),
+        )
+
+    @cached_property
+    def lidar_from_global(self) -> Pose:
+        """(M) GLOBAL in the LIDAR frame of each annotation's keyframe."""
+        return invert(self.global_from_lidar).at(self.sample)
+
+    @cached_property
+    def centre_m(self) -> FloatArray:
+        """(M, 3) box centres, LIDAR frame at t0."""
+        return transform_points(self.lidar_from_global, self.global_from_box.translation_m)
+
+    @cached_property
+    def yaw_rad(self) -> FloatArray:
+        """(M,) headings, counter-clockwise from +x (right) of the LIDAR frame at t0."""
+        return yaw_of(self.lidar_from_global.rotation @ self.global_from_box.rotation)
+
+    @cached_property
+    def global_yaw_rad(self) -> FloatArray:
+        """(M,) headings in GLOBAL."""
+        return yaw_of(self.global_from_box.rotation)
+
+    @cached_property
+    def _track_order(self) -> npt.NDArray[np.int64]:
+        """Rows sorted by (instance, frame)."""
+        return np.lexsort((self.frame[self.sample], self.instance_id))
+
+    @cached_property
+    def _track_key(self) -> npt.NDArray[np.int64]:
+        """(M,) in track order: consecutive frames of one track have consecutive keys."""
+        order = self._track_order
+        stride = int(self.frame.max(initial=0)) + 2 * len(FUTURE_STEPS) + len(HISTORY_STEPS)
+        return self.instance_id[order] * stride + self.frame[self.sample][order]
+
+    def rows_at(
+        self, steps: tuple[int, ...], *, alignment: Alignment = "keyframe"
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Rows of the same tracks `steps` keyframes away.
+
+        Args:
+            steps: keyframe offsets.
+            alignment: "keyframe" means the annotation exactly that many keyframes away;
+                "devkit" follows the track's links as nuscenes-devkit's PredictHelper does, where
+                a gap in the track moves later positions forward to earlier steps.
+
+        Returns:
+            (M, K) rows, the annotation's own where there is none, and (M, K) bool.
+        """
+        return self._gather(self._frame_rows if alignment == "keyframe" else self._link_rows, steps)
+
+    def _gather(
+        self, find: Finder, steps: tuple[int, ...]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Run a search of the track order for every step and put its rows back in our order."""
+        rows = np.empty((len(self.sample), len(steps)), np.int64)
+        valid = np.empty(rows.shape, bool)
+        order, own = self._track_order, np.arange(len(self.sample))
+        for k, step in enumerate(steps):
+            candidate, ok = find(step)
+            rows[order, k], valid[order, k] = order[np.where(ok, candidate, own)], ok
+        return rows, valid
+
+    def _frame_rows(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        key = self._track_key
+        candidate = np.minimum(np.searchsorted(key, key + step), len(key) - 1)
+        return candidate, key[candidate] == key + step
+
+    def _link_rows(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        candidate, same = self._neighbours(step)
+        seconds = np.abs(self._time_s[candidate] - self._time_s)
+        horizon_s = STEP_S * max(len(FUTURE_STEPS) if step > 0 else len(HISTORY_STEPS), abs(step))
+        return candidate, same & (seconds < horizon_s + DEVKIT_SLACK_S)
+
+    def _neighbours(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """In track order: the annotation `step` links away, whatever its time."""
+        own = np.arange(len(self.sample))
+        candidate = np.clip(own + step, 0, max(len(own) - 1, 0))
+        track = self.instance_id[self._track_order]
+        return candidate, (candidate == own + step) & (track[candidate] == track)
+
+    @cached_property
+    def _time_s(self) -> FloatArray:
+        """(M,) in track order."""
+        return (self.timestamp_us[self.sample][self._track_order]) * 1e-6
+
+    def motion(self, steps: tuple[int, ...], *, alignment: Alignment = "keyframe") -> AgentMotion:
+        """Where the same tracks are at other keyframes, seen from t0; see `rows_at`."""
+        rows, valid = self.rows_at(steps, alignment=alignment)
+        place = self.global_from_box.translation_m
+        xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), place[rows])[..., :2]
+        # Only the heading axis is turned: a third of the work of turning whole rotations.
+        axis = np.einsum(
+            "mij,mkj->mki",
+            self.lidar_from_global.rotation[:, :2],
+            self.global_from_box.rotation[..., 0][rows],
+        )
+        yaw = np.arctan2(axis[..., 1], axis[..., 0])
+        own = to_own_frame(place[rows][..., :2], place[:, :2], self.global_yaw_rad)
+        there = valid[..., None]
+        return AgentMotion(
+            np.where(there, xy, 0.0), np.where(valid, yaw, 0.0), np.where(there, own, 0.0), valid
+        )
+
+    def velocity_mps(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Velocity from the neighbouring annotations of the track, as nuscenes-devkit takes it.
+
+        Central where both neighbours exist, else one-sided; not valid where neither exists or
+        they are more than 1.5 s (central: 3 s) apart. It looks into the future.
+
+        Returns:
+            (M, 2) LIDAR frame at t0, 0 where not valid; (M,) bool.
+        """
+        rows, valid = self._gather(self._neighbours, (-1, 1))
+        seconds = np.diff(self.timestamp_us[self.sample][rows], axis=1)[:, 0] * 1e-6
+        limit = MAX_VELOCITY_GAP_S * np.where(valid.all(1), 2, 1)
+        good = valid.any(1) & (seconds <= limit)
+        place = self.global_from_box.translation_m[rows]
+        velocity = (place[:, 1] - place[:, 0]) / np.where(good, seconds, 1.0)[:, None]
+        turned = np.einsum("mij,mj->mi", self.lidar_from_global.rotation[:, :2], velocity)
+        return np.where(good[:, None], turned, 0.0), good
+
+
+def to_own_frame(xy_m: FloatArray, centre_m: FloatArray, yaw_rad: FloatArray) -> FloatArray:
+    """Positions seen from a box: y along its heading, x to its right.
+
+    Args:
+        xy_m: (M, K, 2) positions, any frame.
+        centre_m: (M, 2) box centres in that frame.
+        yaw_rad: (M,) headings, counter-clockwise from +x of that frame.
+
+    Returns:
+        (M, K, 2) metres.
+    """
+    dx, dy = np.moveaxis(xy_m - centre_m[:, None], -1, 0)
+    cos, sin = np.cos(yaw_rad)[:, None], np.sin(yaw_rad)[:, None]
+    return np.stack([sin * dx - cos * dy, cos * dx + sin * dy], -1)

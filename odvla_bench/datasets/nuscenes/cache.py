@@ -1,0 +1,116 @@
+"""Content-keyed cache directories: their keys, and how one comes into being whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from odvla_bench.errors import InputError
+from odvla_bench.provenance import digest_file, digest_text
+
+_MAX_INDEX_BYTES = 1 << 24
+
+
+def default_cache_dir() -> Path:
+    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
+
+
+def fingerprint_files(files: dict[str, Path], parent: Path, *salt: str) -> str:
+    """Digest of the names and contents of files, and of `salt`.
+
+    File digests are kept in `parent/digests.json` by path, size and modification time, so that
+    gigabytes are hashed once and not on every load.
+    """
+    index_file = parent / "digests.json"
+    index = _read_index(index_file)
+    known, parts = dict(index), list(salt)
+    for name, path in sorted(files.items()):
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if key not in known:
+            known[key] = digest_file(path)
+        parts += [name, known[key]]
+    if known != index:
+        _write_index(index_file, known)
+    return digest_text(*parts)
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    if not path.is_file() or path.stat().st_size > _MAX_INDEX_BYTES:
+        return {}
+    try:
+        loaded = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _write_index(path: Path, index: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".digests-")
+    with os.fdopen(descriptor, "w") as f:
+        json.dump(index, f, indent=0)
+    Path(temporary).replace(path)
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A work directory that becomes `target` in one step, or vanishes if the body fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
+    try:
+        yield work
+        try:
+            work.rename(target)
+        except OSError:
+            # Another process has published the same contents meanwhile.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def connect(spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with bounded memory that spills to the folder `spill`."""
+    settings = {"preserve_insertion_order": "false", "temp_directory": str(spill)}
+    try:
+        return duckdb.connect(config={**settings, "memory_limit": memory_limit})
+    except duckdb.Error as error:
+        raise InputError(
+            f"--memory-limit {memory_limit!r}: {_first_line(error)}. Write it like '2GB'."
+        ) from error
+
+
+def json_source(paths: list[Path], columns: dict[str, str], *, filename: bool = False) -> str:
+    """SQL that reads files of JSON arrays with the given columns; no rows where no file is given.
+
+    A column that a file lacks is null; fields that are not named are skipped.
+    """
+    if not paths:
+        nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+        return f"(SELECT {nulls}, '' AS filename WHERE false)"
+    listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+    kinds = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
+    return f"read_json([{listed}], format='array', filename={filename}, columns={kinds})"
+
+
+def read_error(path: Path | None, error: duckdb.Error) -> InputError:
+    """The error for a JSON file that DuckDB could not read."""
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return InputError(f"{path}: out of memory ({_first_line(error)}). Raise --memory-limit.")
+    return InputError(
+        f"{path}: not a whole nuScenes table ({_first_line(error)}). Unpack the file again."
+    )
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).strip().splitlines()[0]
