@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from odvla_bench.baselines.ego import Waypoints, constant_turn_rate
-from odvla_bench.baselines.inputs import ModelInput, list_column, read_inputs
+from odvla_bench.baselines.inputs import ModelInput, read_inputs
 from odvla_bench.datasets.nuscenes.ego import COMMANDS
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.datasets.reader import Build
 from odvla_bench.errors import InputError, MissingDependencyError
 

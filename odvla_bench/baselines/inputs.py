@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from odvla_bench.datasets.nuscenes.ego import COMMANDS
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.datasets.reader import Build
 
 _XY = ("x", "y")
@@ -91,14 +91,6 @@ def read_inputs(build: Build, split: str) -> ModelInput:
         rows["can_valid"].to_numpy(),
         np.argmax(commands[:, None] == np.array(COMMANDS, dtype=object), axis=1),
     )
-
-
-def list_column(rows: pa.Table, name: str) -> npt.NDArray[Any]:
-    """A column of equally long lists → (N, length); (0, 0) without rows."""
-    column = rows[name].combine_chunks()
-    if not len(column):
-        return np.zeros((0, 0))
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def _columns(rows: pa.Table, *names: str) -> npt.NDArray[np.float64]:

@@ -18,6 +18,8 @@ FUTURE_LENGTH = 6
 _FLOATS = pa.list_(pa.float32())
 _DOUBLES = pa.list_(pa.float64())
 _BOOLS = pa.list_(pa.bool_())
+_TEXTS = pa.list_(pa.string())
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Table:
     """What one row is."""
     row_group_rows: int
     columns: tuple[Column, ...]
+    shared: bool = False
+    """Whether several sources write it, each in a folder of its own."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -200,6 +204,100 @@ AGENTS = Table(
     ),
 )
 
+_ORIGIN = (
+    Column("row_id", pa.string(), "unique in the build: source, and what tells its records apart"),
+    *_KEYS,
+    Column("scene_name", pa.string(), "such as scene-0103"),
+    Column("split", pa.string(), "official split of the scene"),
+    Column("source", pa.string(), "builder that made the row"),
+    Column("license", pa.string(), "terms of the source's own text, on top of nuScenes'"),
+    Column("task", pa.string(), "kind of instruction, such as qa"),
+    Column("flags", _TEXTS, "known defects of the record and what was done about them"),
+)
+_OBJECT = (
+    Column("instance_id", pa.int32(), "number of the agent's track; -1 where there is no agent"),
+    Column("instance_token", pa.string(), "nuScenes token of the track, or empty"),
+    Column("annotation_token", pa.string(), "nuScenes token of the agent's box, or empty"),
+    Column("category", pa.string(), "nuScenes category of the agent, or empty"),
+)
+_TEXT = (
+    Column("source_key", pa.string(), "key of the raw record, or the split its file is of"),
+    Column("source_row", pa.int64(), "position of the raw record in its file, from 0"),
+    Column("view", pa.string(), "camera that the text is about, such as CAM_FRONT; else empty"),
+    Column(
+        "messages",
+        _MESSAGES,
+        "user and assistant turn; first line of the user turn: sentinels for what is shown",
+    ),
+    Column("answer", pa.string(), "what the assistant says, without tags, for scoring"),
+    Column("references", _TEXTS, "texts to score an answer against, one or more"),
+    Column("raw", pa.string(), "the raw record, JSON as it stands in the file; empty if derived"),
+)
+
+ALIGNMENT = Table(
+    "alignment",
+    "a caption of an agent, of a scene or of the map around the car (stage 1)",
+    65_536,
+    (
+        *_ORIGIN,
+        *_OBJECT,
+        Column("x_m", pa.float32(), "agent's box centre, LIDAR frame at t0, right, metres; or 0"),
+        Column("y_m", pa.float32(), "agent's box centre, LIDAR frame at t0, forward, metres; or 0"),
+        *_TEXT,
+        Column("appearance", pa.string(), "what the agent looks like, cleaned; or empty"),
+        Column("motion", pa.string(), "how the agent moves, cleaned; or empty"),
+        Column("environment", pa.string(), "where on the map the agent is, cleaned; or empty"),
+        Column("relation", pa.string(), "how the agent stands to others, cleaned; or empty"),
+    ),
+    shared=True,
+)
+
+MAP_ELEMENTS = Table(
+    "map_elements",
+    "a map element around a keyframe: the vectors of its map caption",
+    16_384,
+    (
+        *_KEYS,
+        Column("layer", pa.string(), "such as divider, crossing, boundary, lane, stop_line"),
+        Column("kind", pa.string(), "type within the layer, such as a divider's line; or empty"),
+        Column("element_token", pa.string(), "map token of the element, or empty"),
+        Column("closed", pa.bool_(), "whether the points are the ring of a polygon"),
+        Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),
+        Column("y_m", _FLOATS, "points, LIDAR frame at t0, forward, metres"),
+    ),
+)
+
+INSTRUCT = Table(
+    "instruct",
+    "a question about a keyframe and its answer (stage 2)",
+    65_536,
+    (
+        *_ORIGIN,
+        *_TEXT,
+        Column("template_type", pa.string(), "the source's kind of question, such as exist"),
+        Column("num_hop", pa.int8(), "reasoning hops of NuScenes-QA; -1 elsewhere"),
+        Column("narration", pa.string(), "what the car does, of Nu-X; else empty"),
+        Column("reasoning", pa.string(), "why it does so, of Nu-X; else empty"),
+    ),
+    shared=True,
+)
+
+FORECASTING = Table(
+    "forecasting",
+    "an agent's next 3 s as numbers, to be written as text at load (stage 2.5)",
+    65_536,
+    (
+        *_ORIGIN,
+        *_OBJECT,
+        Column(
+            "x_m",
+            _FLOATS,
+            f"box centre at {_NEXT}, the agent's frame at t0, right, metres; recorded steps only",
+        ),
+        Column("y_m", _FLOATS, "the same, along the agent's heading at t0, metres"),
+    ),
+)
+
 DROPPED = Table(
     "dropped",
     "a raw record that yielded no row",
@@ -214,4 +312,10 @@ DROPPED = Table(
     ),
 )
 
-TABLES = {table.name: table for table in (PLANNING, AGENTS)}
+TABLES = {
+    table.name: table
+    for table in (PLANNING, AGENTS, ALIGNMENT, MAP_ELEMENTS, INSTRUCT, FORECASTING)
+}
+
+STAGE_TABLES = {"1": ALIGNMENT, "2": INSTRUCT, "2.5": FORECASTING, "3": PLANNING}
+"""Training stage → the table of its instructions; stages 2.5 and 3 hold numbers, not text."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from odvla_bench.datasets.safe_pickle import load_plain_pickle
 from odvla_bench.errors import InputError
 

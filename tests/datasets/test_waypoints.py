@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from odvla_bench.datasets.released_parser import RULES, parse_released
 from odvla_bench.datasets.waypoint_codecs import MAX_ANSWER_CHARS, BinCodec
 from odvla_bench.datasets.waypoints import WaypointCodec, get_codec

@@ -131,6 +131,14 @@ def numpy_columns(table: pa.Table, *names: str) -> npt.NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.stack(columns, -1)
 
 
+def list_column(rows: pa.Table, name: str) -> npt.NDArray[Any]:
+    """A column of equally long lists → (N, length); (0, 0) without rows."""
+    column = rows[name].combine_chunks()
+    if not len(column):
+        return np.zeros((0, 0))
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
 def poses(table: pa.Table, prefix: str) -> geometry.Pose:
     """The poses in a table's seven columns `<prefix>x_m … <prefix>qz`."""
     q = numpy_columns(table, *(f"{prefix}{c}" for c in ("qw", "qx", "qy", "qz")))
