@@ -1,8 +1,7 @@
-"""Where the visual tokens of a keyframe come from."""
+"""What the language model needs of a keyframe's visual tokens, wherever they come from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,35 +9,25 @@ import numpy.typing as npt
 
 from odvla_bench.baselines.opendrivevla.configuration import MAP, OBJECT, SCENE, TRACK
 
-FloatArray = npt.NDArray[np.float32]
 
+class VisualTokens(Protocol):
+    """What perception tells of one keyframe."""
 
-@dataclass(frozen=True, eq=False)
-class VisualTokens:
-    """What perception tells the language model of one keyframe."""
+    @property
+    def scene(self) -> npt.NDArray[np.float32]:
+        """(90, 256) six cameras of 3 x 5 cells."""
 
-    scene: FloatArray
-    """(90, 256) six cameras of 3 x 5 cells."""
-    agents: FloatArray
-    """(Na, 256)"""
-    map: FloatArray
-    """(Nm, 256)"""
-    instance_id: npt.NDArray[np.int64]
-    """(Na,) the build's number of each agent's track; -1 where it is not known."""
+    @property
+    def agents(self) -> npt.NDArray[np.float32]:
+        """(Na, 256)"""
 
-    def counts(self) -> dict[str, int]:
-        """Placeholder → tokens that it stands for."""
-        return {
-            SCENE: len(self.scene),
-            TRACK: len(self.agents),
-            MAP: len(self.map),
-            OBJECT: 1,
-        }
+    @property
+    def map(self) -> npt.NDArray[np.float32]:
+        """(Nm, 256)"""
 
-    def agent_row(self, instance_id: int) -> int:
-        """The row of an agent; -1 where the keyframe has no token for it."""
-        rows = np.flatnonzero(self.instance_id == instance_id) if instance_id >= 0 else []
-        return int(rows[0]) if len(rows) else -1
+    @property
+    def instance_id(self) -> npt.NDArray[np.int64]:
+        """(Na,) the build's number of each agent's track; -1 where it is not known."""
 
 
 class TokenSource(Protocol):
@@ -54,3 +43,18 @@ class TokenSource(Protocol):
         Raises:
             InputError: there are none; names the keyframe.
         """
+
+
+def slot_counts(tokens: VisualTokens | None) -> dict[str, int]:
+    """Placeholder → tokens that it stands for; none without tokens."""
+    if tokens is None:
+        return {}
+    return {SCENE: len(tokens.scene), TRACK: len(tokens.agents), MAP: len(tokens.map), OBJECT: 1}
+
+
+def agent_row(tokens: VisualTokens | None, instance_id: int) -> int:
+    """The row of an agent; -1 where the keyframe has no token for it."""
+    if tokens is None or instance_id < 0:
+        return -1
+    rows = np.flatnonzero(tokens.instance_id == instance_id)
+    return int(rows[0]) if len(rows) else -1

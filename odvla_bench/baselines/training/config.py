@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from odvla_bench.baselines.opendrivevla.prompting import INPUTS
 from odvla_bench.datasets.writer import write_json
 from odvla_bench.errors import InputError
 from odvla_bench.registry import suggest
-
-INPUTS = ("visual", "ego", "history", "command")
 
 
 @dataclass(frozen=True)
