@@ -177,10 +177,12 @@ def _open_released(folder: Path, dtype: torch.dtype) -> Loaded:
         raise InputError(f"{folder}: no {_EMBEDDINGS}; not in the layout of the released model.")
     known = {k: v for k, v in raw.items() if not k.startswith("mm_") and k not in _NOT_OURS}
     config = OpenDriveVLAConfig(
-        **known,
-        vocab_size=len(state[_EMBEDDINGS]),
-        visual_size=raw.get("mm_hidden_size", 256),
-        prompt_profile="released",
+        **known
+        | {
+            "vocab_size": len(state[_EMBEDDINGS]),
+            "visual_size": raw.get("mm_hidden_size", 256),
+            "prompt_profile": "released",
+        }
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     _check_vocabulary(folder, tokenizer, config.vocab_size)
@@ -210,7 +212,7 @@ def _open_language_model(folder: Path, dtype: torch.dtype) -> Loaded:
 
 
 _NOT_OURS = frozenset(
-    {"model_type", "architectures", "vocab_size", "transformers_version", "dtype", "torch_dtype"}
+    {"model_type", "architectures", "transformers_version", "dtype", "torch_dtype"}
 )
 
 
