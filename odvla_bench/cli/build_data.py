@@ -12,6 +12,7 @@ from odvla_bench.cli.console import out, print_table, progress
 
 
 def build_data(
+    *,
     nuscenes_root: options.NuScenesRoot,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the build.")],
     version: options.Version = "v1.0-trainval",

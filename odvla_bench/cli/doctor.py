@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -28,7 +28,7 @@ Row = tuple[str, str, str]
 
 def doctor(
     nuscenes_root: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--nuscenes-root", help="A nuScenes root to look at as well."),
     ] = None,
 ) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
 from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.demo import demo
 from odvla_bench.cli.doctor import doctor
+from odvla_bench.cli.evaluate import compare, eval_
 from odvla_bench.cli.inspect_build import inspect_build
+from odvla_bench.cli.make_synthetic import make_synthetic
+from odvla_bench.cli.predict import predict
+from odvla_bench.cli.protocols import protocols
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -19,9 +25,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich help would double the time that `--help` takes
 )
-app.command("build-data")(build_data)
-app.command("inspect")(inspect_build)
-app.command("doctor")(doctor)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "build-data": build_data,
+    "inspect": inspect_build,
+    "predict": predict,
+    "eval": eval_,
+    "compare": compare,
+    "protocols": protocols,
+    "make-synthetic": make_synthetic,
+    "demo": demo,
+    "doctor": doctor,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def run() -> None:

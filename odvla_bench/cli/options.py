@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ NuScenesRoot = Annotated[
 Version = Annotated[str, typer.Option("--version", help="Folder of tables, such as v1.0-trainval.")]
 BuildDir = Annotated[Path, typer.Option("--data", help="A build made by `odvla-bench build-data`.")]
 CacheDir = Annotated[
-    Optional[Path],  # noqa: UP045 (typer evaluates annotations on Python 3.10)
+    Path | None,
     typer.Option(help="Where parsed tables are kept.", show_default="$ODVLA_CACHE or ~/.cache"),
 ]
 MemoryLimit = Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from odvla_bench.provenance import hexdigest, new_hash
 
 _BLOCK_ROWS = 65_536
 
@@ -33,7 +34,7 @@ class ContentDigest:
     """A fingerprint of a table's values, fed batch by batch.
 
     It depends on column names, logical types and values, and on nothing else: not on row groups,
-    codecs, dictionary encoding, batch borders or the writer. The digest of each column is BLAKE2b
+    codecs, dictionary encoding, batch borders or the writer. The digest of each column is SHA-256
     over blocks of 65,536 rows, each block its validity bits, lengths and little-endian values.
     """
 
@@ -41,7 +42,7 @@ class ContentDigest:
         """Fix the columns; every batch must have this schema's names in this order."""
         self._names = schema.names
         self._types = [canonical_type(f.type) for f in schema]
-        self._hashes = [hashlib.blake2b(digest_size=16) for _ in schema]
+        self._hashes = [new_hash() for _ in schema]
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._rows = 0
@@ -56,12 +57,12 @@ class ContentDigest:
     def hexdigest(self) -> str:
         """The fingerprint of all rows given; call once, at the end."""
         self._drain(final=True)
-        h = hashlib.blake2b(digest_size=16)
+        h = new_hash()
         for name, kind, column in zip(self._names, self._types, self._hashes, strict=True):
             for part in (name.encode(), kind.encode(), column.digest()):
                 h.update(len(part).to_bytes(8, "little") + part)
         h.update(self._rows.to_bytes(8, "little"))
-        return h.hexdigest()
+        return hexdigest(h)
 
     def _drain(self, *, final: bool) -> None:
         if not self._pending:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from odvla_bench.datasets.released_parser import parse_released
+from odvla_bench.datasets.schema import FUTURE_LENGTH
 from odvla_bench.datasets.waypoints import (
     TRAJ_END,
     TRAJ_START,
@@ -48,7 +49,7 @@ class _Reading(NamedTuple):
 class _Codec(ABC):
     """What the codecs share: checks, markers, arrays."""
 
-    n_steps: int = 6
+    n_steps: int = FUTURE_LENGTH
     """Waypoints in a complete answer."""
     variable_length: bool = False
     """Whether 1 to `n_steps` waypoints are right too, as an agent's future may end early."""

@@ -70,6 +70,10 @@ class WaypointCodec(Protocol):
         """Waypoints in a complete answer."""
 
     @property
+    def variable_length(self) -> bool:
+        """Whether an answer may have fewer waypoints than `n_steps`."""
+
+    @property
     def repair(self) -> str:
         """The repair policy for answers that are not exact; `none` where there is no other."""
 

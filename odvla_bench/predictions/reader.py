@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from odvla_bench.datasets.fingerprint import digest_table
+from odvla_bench.datasets.schema import FUTURE_LENGTH
 from odvla_bench.datasets.waypoints import WaypointCodec, get_codec
 from odvla_bench.errors import OdvlaError
 from odvla_bench.predictions.rows import Problems, Row, read_rows, short
-from odvla_bench.predictions.table import N_STEPS, PlanningPredictions
-from odvla_bench.provenance import digest_table
+from odvla_bench.predictions.table import PlanningPredictions
 
 _Report = Callable[[str], None]
-_NO_PLAN = [[math.nan, math.nan]] * N_STEPS
+_NO_PLAN = [[math.nan, math.nan]] * FUTURE_LENGTH
 
 
 def read_predictions(
@@ -31,13 +32,17 @@ def read_predictions(
         codec: how texts are parsed, repair policy included; by default the strict `text` codec.
 
     Raises:
+        OdvlaError: the codec is for another number of steps.
         InputError: no such file, too large, of unknown form, or a pickle that is refused.
         PredictionError: defects of the contents; all of them, each with its row and token.
     """
     path = Path(path)
     codec = codec or get_codec("text")
-    if codec.n_steps != N_STEPS:
-        raise OdvlaError(f"Plans have {N_STEPS} steps; the codec was made for {codec.n_steps}.")
+    if codec.n_steps != FUTURE_LENGTH or codec.variable_length:
+        raise OdvlaError(
+            f"Plans have {FUTURE_LENGTH} steps, no fewer and no more; make the codec with "
+            f"n_steps={FUTURE_LENGTH} and without variable_length."
+        )
     problems = Problems(path)
     rows, metadata = read_rows(path, problems)
     tokens = _tokens(rows, problems)
@@ -66,8 +71,8 @@ def _tokens(rows: list[Row], problems: Problems) -> list[str]:
     first_at: dict[str, str] = {}
     tokens = []
     for row in rows:
-        if not isinstance(row.token, str) or not row.token:
-            problems.add(f"the token is {short(row.token)}, not a text", where=row.where)
+        if not isinstance(row.token, str) or not row.token or not row.token.isprintable():
+            problems.add(f"the token is {short(row.token)}, not a printable text", where=row.where)
             continue
         token = row.token.removesuffix("_trajectory")
         if token in first_at:
@@ -95,7 +100,7 @@ def _plans(rows: list[Row], codec: WaypointCodec, problems: Problems) -> _Plans:
         else:
             given[i] = _by_step(row, report) if row.pairs is not None else _by_axis(row, report)
     decoded = codec.decode_batch(list(texts.values()))
-    xy = np.full((len(rows), N_STEPS, 2), np.nan)
+    xy = np.full((len(rows), FUTURE_LENGTH, 2), np.nan)
     status = np.full(len(rows), "given", "<U8")
     reason = [""] * len(rows)
     for i, plan in given.items():
@@ -109,8 +114,8 @@ def _plans(rows: list[Row], codec: WaypointCodec, problems: Problems) -> _Plans:
 
 def _by_axis(row: Row, report: _Report) -> list[list[float]]:
     """The plan of a row with one list an axis."""
-    x = _numbers("x_m", row.x_m, N_STEPS, report)
-    y = _numbers("y_m", row.y_m, N_STEPS, report)
+    x = _numbers("x_m", row.x_m, FUTURE_LENGTH, report)
+    y = _numbers("y_m", row.y_m, FUTURE_LENGTH, report)
     return [list(point) for point in zip(x, y, strict=True)] if x and y else _NO_PLAN
 
 
@@ -119,8 +124,8 @@ def _by_step(row: Row, report: _Report) -> list[list[float]]:
     steps = _as_list(row.pairs)
     if isinstance(steps, list) and len(steps) == 1:
         steps = _as_list(steps[0])
-    if not isinstance(steps, list) or len(steps) != N_STEPS:
-        report(f"the plan is {short(steps)}; a text or {N_STEPS} pairs [x, y] expected")
+    if not isinstance(steps, list) or len(steps) != FUTURE_LENGTH:
+        report(f"the plan is {short(steps)}; a text or {FUTURE_LENGTH} pairs [x, y] expected")
         return _NO_PLAN
     points = [_numbers(f"step {i}", step, 2, report) for i, step in enumerate(steps, 1)]
     return points if all(points) else _NO_PLAN

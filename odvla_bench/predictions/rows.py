@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from odvla_bench.datasets.safe_pickle import load_plain_pickle
 from odvla_bench.errors import InputError, PredictionError
-from odvla_bench.predictions.table import N_STEPS, first_lines
+from odvla_bench.predictions.table import first_lines
 
 MAX_BYTES = 1 << 28
 """Largest file read; a Parquet file's contents may take four times that."""
@@ -26,7 +26,12 @@ FORMAT_VERSION = 1
 
 _TOKEN_KEYS = ("sample_token", "id", "qa_id")
 _TEXT_KEYS = ("text", "answer")
-_COLUMNS = ("sample_token", "text", "x_m", "y_m")
+_FIELDS = {"sample_token": "token", "text": "text", "x_m": "x_m", "y_m": "y_m"}
+"""Parquet columns read, and their places in a row."""
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = 80
+_QUOTES = "'\""
 
 
 class Row(NamedTuple):
@@ -54,16 +59,14 @@ class Problems:
     def add(self, what: str, *, where: str = "", token: Any = None) -> None:
         """Note a defect of a row, or of the whole file where none is named."""
         place = f", {where}" if where else ""
-        sample = (
-            "" if token is None else f", token {token if isinstance(token, str) else short(token)}"
-        )
+        sample = "" if token is None else f", token {short(token).strip(_QUOTES)}"
         self._lines.append(f"{self._path.name}{place}{sample}: {what}")
 
     def raise_any(self) -> None:
         """Raise the error that lists the defects, if there are any."""
         if self._lines:
             raise PredictionError(
-                f"{self._path}: {len(self._lines):,} defects, so nothing was read. Mend the file:",
+                f"{self._path}: nothing was read. Defects to mend: {len(self._lines):,}",
                 first_lines(self._lines),
             )
 
@@ -98,7 +101,7 @@ def read_rows(path: Path, problems: Problems) -> Contents:
 
 def short(value: Any) -> str:
     """A value for a message, cut to a sensible length."""
-    return reprlib.repr(value)
+    return _REPR.repr(value)
 
 
 def _read_lines(path: Path, problems: Problems) -> Contents:
@@ -129,22 +132,24 @@ def _read_json(path: Path, problems: Problems) -> Contents:
 def _is_lines(data: bytes) -> bool:
     """Whether the first line is a JSON document of its own, and others follow."""
     first, _, rest = data.strip().partition(b"\n")
+    if not rest:
+        return False
     try:
         json.loads(first)
     except (ValueError, RecursionError):
         return False
-    return bool(rest)
+    return True
 
 
 def _json(data: bytes, where: str, problems: Problems) -> Any:
-    """A JSON document; None where it is not one."""
+    """A JSON document; None, and reported, where there is none."""
     repeated: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            seen: set[str] = set()
-            repeated.extend(key for key, _ in pairs if key in seen or seen.add(key))
+            counts = Counter(key for key, _ in pairs)
+            repeated.extend(key for key, count in counts.items() if count > 1)
         return found
 
     try:
@@ -155,6 +160,8 @@ def _json(data: bytes, where: str, problems: Problems) -> Any:
     except (ValueError, RecursionError) as error:
         problems.add(f"not complete JSON ({error})", where=where)
         return None
+    if document is None:
+        problems.add("null where an object is expected", where=where)
     for key in repeated:
         problems.add(f"{short(key)} stands twice in one object", where=where)
     return document
@@ -184,7 +191,7 @@ def _by_token(document: Mapping[Any, Any], problems: Problems) -> Contents:
         [
             Row(f"entry {i}", token, text=plan)
             if isinstance(plan, str)
-            else Row(f"entry {i}", token, pairs=plan)
+            else Row(f"entry {i}", token, pairs=[] if plan is None else plan)
             for i, (token, plan) in enumerate(document.items(), 1)
         ]
     )
@@ -200,33 +207,37 @@ def _read_pickle(path: Path, problems: Problems) -> Contents:
 
 def _read_parquet(path: Path, problems: Problems) -> Contents:
     try:
-        # Dictionary-encoded, a text that a hostile file repeats is in memory once.
-        file = pq.ParquetFile(path, read_dictionary=["sample_token", "text"])
-        names = _parquet_columns(file, problems)
-        if problems:
-            return Contents([])
-        table = file.read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+        table = _parquet_table(path, problems)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         problems.add(f"not a whole Parquet file ({error})")
         return Contents([])
+    if problems:
+        return Contents([])
+    columns = {_FIELDS[name]: _values(table, name, problems) for name in table.column_names}
+    rows = [
+        Row(f"row {i}", **dict(zip(columns, values, strict=True)))
+        for i, values in enumerate(zip(*columns.values(), strict=True), 1)
+    ]
+    return Contents(rows, _parquet_metadata(table.schema, problems))
+
+
+def _parquet_table(path: Path, problems: Problems) -> pa.Table:
+    """The columns to read; without any where a defect is found before."""
+    names = _parquet_columns(pq.read_metadata(path), problems)
+    if problems:
+        return pa.table({})
+    # Dictionary-encoded, a text that a hostile file repeats is in memory once.
+    texts = [name for name in names if name in ("sample_token", "text")]
+    table = pq.ParquetFile(path, read_dictionary=texts).read(columns=names)
     if sum(map(_decoded_bytes, table.columns)) > 4 * MAX_BYTES:
         problems.add(f"its contents take more than {4 * MAX_BYTES:,} bytes")
-        return Contents([])
-    columns = {name: table.column(name).to_pylist() for name in names}
-    rows = [
-        Row(f"row {i + 1}", **{_FIELDS[name]: column[i] for name, column in columns.items()})
-        for i in range(table.num_rows)
-    ]
-    return Contents(rows, _parquet_metadata(file, problems))
+    return table
 
 
-_FIELDS = {"sample_token": "token", "text": "text", "x_m": "x_m", "y_m": "y_m"}
-
-
-def _parquet_columns(file: Any, problems: Problems) -> list[str]:
+def _parquet_columns(footer: pq.FileMetaData, problems: Problems) -> list[str]:
     """The columns to read, where the file has what it needs and its footer is of sane size."""
-    names = file.schema_arrow.names
-    present = [name for name in _COLUMNS if name in names]
+    names = footer.schema.to_arrow_schema().names
+    present = [name for name in _FIELDS if name in names]
     if "sample_token" not in present:
         problems.add(f"no column sample_token; it has {short(names)}")
     if "text" not in present and not {"x_m", "y_m"} <= set(present):
@@ -234,16 +245,30 @@ def _parquet_columns(file: Any, problems: Problems) -> list[str]:
     for name in present:
         if names.count(name) > 1:
             problems.add(f"column {name} stands {names.count(name)} times")
-    footer = file.metadata
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    values = max((g.column(i).num_values for g in groups for i in range(g.num_columns)), default=0)
-    size = sum(g.total_byte_size for g in groups)
-    if footer.num_rows > MAX_ROWS or values > MAX_ROWS * N_STEPS or size > 4 * MAX_BYTES:
+    # Not from the columns' metadata: pyarrow ends the process where that is damaged.
+    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    if footer.num_rows > MAX_ROWS or size > 4 * MAX_BYTES:
         problems.add(
             f"{footer.num_rows:,} rows and {size:,} bytes of contents; at most {MAX_ROWS:,} rows "
             f"and {4 * MAX_BYTES:,} bytes are read"
         )
     return present
+
+
+def _values(table: pa.Table, name: str, problems: Problems) -> list[Any]:
+    """A column as Python values; what is no text where it should be is empty."""
+    column = table.column(name)
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        values = []
+        for i, scalar in enumerate(column, 1):
+            try:
+                values.append(scalar.as_py())
+            except UnicodeDecodeError:  # noqa: PERF203
+                problems.add(f"{name} is not UTF-8 text", where=f"row {i}")
+                values.append("")
+        return values
 
 
 def _decoded_bytes(column: Any) -> int:
@@ -256,19 +281,20 @@ def _decoded_bytes(column: Any) -> int:
     )
 
 
-def _parquet_metadata(file: Any, problems: Problems) -> Mapping[str, str]:
+def _parquet_metadata(schema: pa.Schema, problems: Problems) -> Mapping[str, str]:
     """What `write_predictions` kept in the footer; empty in files of other writers."""
-    raw = (file.schema_arrow.metadata or {}).get(METADATA_KEY)
+    raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:
         return {}
-    kept = _json(raw, "footer", problems)
-    if not isinstance(kept, dict) or kept.get("format_version") != FORMAT_VERSION:
+    footer = _json(raw, "footer", problems)
+    kept = footer.get("metadata") if isinstance(footer, dict) else None
+    if not isinstance(kept, dict) or footer.get("format_version") != FORMAT_VERSION:
         problems.add(
-            f"format version {FORMAT_VERSION} expected in its footer, not {short(kept)}; "
+            f"format version {FORMAT_VERSION} expected in its footer, not {short(footer)}; "
             "write it with this version of odvla-bench"
         )
         return {}
-    return dict(kept.get("metadata", {}))
+    return {key: str(value) for key, value in kept.items()}
 
 
 _READERS: dict[str, Callable[[Path, Problems], Contents]] = {

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from odvla_bench.errors import PredictionError
 
-N_STEPS = 6
 MAX_LISTED = 50
 """Defects an error lists before it only counts them."""
 

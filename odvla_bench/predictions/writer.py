@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from odvla_bench.datasets.schema import FUTURE_LENGTH
+from odvla_bench.datasets.writer import whole_file
 from odvla_bench.errors import InputError, PredictionError
-from odvla_bench.predictions.rows import FORMAT_VERSION, METADATA_KEY
-from odvla_bench.predictions.table import N_STEPS, first_lines
+from odvla_bench.predictions.rows import FORMAT_VERSION, METADATA_KEY, short
+from odvla_bench.predictions.table import first_lines
 
+_Column = list[str] | npt.NDArray[np.float64]
 _METRES = pa.list_(pa.field("element", pa.float64(), nullable=False))
 _TYPES = {
     "sample_token": pa.string(),
@@ -42,7 +44,7 @@ def write_predictions(
     Args:
         path: a `.parquet` or `.jsonl` file, replaced if it exists.
         sample_token: N distinct sample tokens.
-        x_m: (N, 6) metres right, LIDAR frame at t0; float64 on disk, so that they come back exactly.
+        x_m: (N, 6) metres right, LIDAR frame at t0; float64 on disk, to come back exactly.
             It may be left out, with `y_m`, where there are texts.
         y_m: (N, 6) metres forward.
         text: a model's N answers. They, and not the coordinates, are what a reader scores.
@@ -69,7 +71,7 @@ def write_predictions(
         "latency_s": None if latency_s is None else np.asarray(latency_s, np.float64),
     }
     table = _table(path, {name: c for name, c in columns.items() if c is not None}, metadata or {})
-    with _replacing(path) as temporary:
+    with whole_file(path) as temporary:
         if path.suffix == ".parquet":
             pq.write_table(table, temporary, compression="zstd")
         else:
@@ -80,7 +82,7 @@ def write_predictions(
 
 def _table(
     path: Path,
-    columns: Mapping[str, list[str] | npt.NDArray[np.float64]],
+    columns: Mapping[str, _Column],
     metadata: Mapping[str, str],
 ) -> pa.Table:
     """The checked columns under their schema."""
@@ -96,33 +98,35 @@ def _table(
     return pa.table({name: list(c) for name, c in columns.items()}, schema=schema)
 
 
-def _defects(columns: Mapping[str, list[str] | npt.NDArray[np.float64]]) -> Iterator[str]:
+def _defects(columns: Mapping[str, _Column]) -> Iterator[str]:
     """What is wrong with columns to write."""
     tokens = columns["sample_token"]
     if not len(tokens):
         yield "no predictions"
+        return
     if "text" not in columns and not {"x_m", "y_m"} <= set(columns):
         yield "neither x_m and y_m nor text"
-    seen: set[str] = set()
-    for i, token in enumerate(tokens):
-        if token in seen:
-            yield f"row {i + 1}, token {token}: stands twice"
-        seen.add(str(token))
+    for token, count in Counter(tokens).items():
+        if count > 1:
+            yield f"token {token} stands {count} times"
     for name, column in columns.items():
-        wanted = (len(tokens), N_STEPS) if name in ("x_m", "y_m") else (len(tokens),)
+        wanted = (len(tokens), FUTURE_LENGTH) if name in ("x_m", "y_m") else (len(tokens),)
         if np.shape(column) != wanted:
             yield f"{name} has shape {np.shape(column)}, {wanted} expected"
-        elif isinstance(column, np.ndarray):
-            for i in np.flatnonzero(~np.isfinite(column).reshape(len(tokens), -1).all(1)):
-                yield f"row {i + 1}, token {tokens[i]}: {name} is {column[i].tolist()}, not finite"
+            continue
+        kind = "a text" if isinstance(column, list) else "finite"
+        for i in np.flatnonzero(_bad_rows(name, column)):
+            yield f"row {i + 1}, token {short(tokens[i])}: {name} is not {kind}"
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or is gone."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _bad_rows(name: str, column: _Column) -> npt.NDArray[np.bool_]:
+    """(N,) whether a row of a column is no text that can be stored, or no finite number."""
+    if name == "sample_token":
+        return np.array([not (isinstance(t, str) and t and t.isprintable()) for t in column])
+    if isinstance(column, list):
+        return np.array([not isinstance(t, str) or _has_surrogates(t) for t in column])
+    return ~np.isfinite(column).reshape(len(column), -1).all(1)
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -83,9 +83,9 @@ def _panel(ax: Axes, keyframe: Keyframe) -> None:
     _agents(ax, keyframe)
     if len(keyframe.history_m):
         ax.plot(*keyframe.history_m.T, color="#555555", lw=1, ls=":", zorder=3)
-    _path(ax, keyframe.recorded_m, _RECORDED, "recorded", "o")
     for i, (name, plan) in enumerate(keyframe.plans_m.items()):
         _path(ax, plan, _PLANS[i % len(_PLANS)], name, "s")
+    _path(ax, keyframe.recorded_m, _RECORDED, "recorded", "o")
     _ego(ax)
     ax.set_title(keyframe.title, fontsize=8, loc="left")
     ax.set_xlim(-_HALF_WIDTH_M, _HALF_WIDTH_M)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, STEP_S
 from odvla_bench.datasets.nuscenes.tables import numpy_columns, poses
-from odvla_bench.geometry import FloatArray, Pose, invert, transform_points, yaw_of
+from odvla_bench.geometry import FloatArray, Pose, invert, rotate, transform_points, yaw_of
 
 MAX_VELOCITY_GAP_S = 1.5
 """Longest time between the annotations of a one-sided velocity; twice that for a central one."""
@@ -93,12 +93,18 @@ class Agents:
     @cached_property
     def yaw_rad(self) -> FloatArray:
         """(M,) headings, counter-clockwise from +x (right) of the LIDAR frame at t0."""
-        return yaw_of(self.lidar_from_global.rotation @ self.global_from_box.rotation)
+        axis = rotate(self.lidar_from_global.rotation[:, :2], self._heading)
+        return np.arctan2(axis[:, 1], axis[:, 0])
 
     @cached_property
     def global_yaw_rad(self) -> FloatArray:
         """(M,) headings in GLOBAL."""
         return yaw_of(self.global_from_box.rotation)
+
+    @property
+    def _heading(self) -> FloatArray:
+        """(M, 3) unit vectors along the boxes, GLOBAL."""
+        return self.global_from_box.rotation[..., 0]
 
     @cached_property
     def _track_order(self) -> npt.NDArray[np.int64]:
@@ -169,11 +175,7 @@ class Agents:
         place = self.global_from_box.translation_m
         xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), place[rows])[..., :2]
         # Only the heading axis is turned: a third of the work of turning whole rotations.
-        axis = np.einsum(
-            "mij,mkj->mki",
-            self.lidar_from_global.rotation[:, :2],
-            self.global_from_box.rotation[..., 0][rows],
-        )
+        axis = rotate(self.lidar_from_global.rotation[:, None, :2], self._heading[rows])
         yaw = np.arctan2(axis[..., 1], axis[..., 0])
         own = to_own_frame(place[rows][..., :2], place[:, :2], self.global_yaw_rad)
         there = valid[..., None]
@@ -196,7 +198,7 @@ class Agents:
         good = valid.any(1) & (seconds <= limit)
         place = self.global_from_box.translation_m[rows]
         velocity = (place[:, 1] - place[:, 0]) / np.where(good, seconds, 1.0)[:, None]
-        turned = np.einsum("mij,mj->mi", self.lidar_from_global.rotation[:, :2], velocity)
+        turned = rotate(self.lidar_from_global.rotation[:, :2], velocity)
         return np.where(good[:, None], turned, 0.0), good
 
 

@@ -4,7 +4,8 @@ from odvla_bench.datasets.nuscenes.synthetic.agents import AgentOptions
 from odvla_bench.datasets.nuscenes.synthetic.generate import (
     SyntheticConfig,
     SyntheticSummary,
+    scene_records,
     write_nuscenes,
 )
 
-__all__ = ["AgentOptions", "SyntheticConfig", "SyntheticSummary", "write_nuscenes"]
+__all__ = ["AgentOptions", "SyntheticConfig", "SyntheticSummary", "scene_records", "write_nuscenes"]

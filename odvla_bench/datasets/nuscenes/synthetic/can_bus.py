@@ -13,7 +13,7 @@ from odvla_bench.datasets.nuscenes.synthetic.records import (
     SceneRecord,
     quaternion_wxyz,
 )
-from odvla_bench.datasets.nuscenes.synthetic.tables import TokenSource
+from odvla_bench.datasets.nuscenes.synthetic.tokens import TokenSource
 from odvla_bench.geometry import FloatArray, rotation_from_quaternion, yaw_of
 
 # The scenes whose CAN bus data the real expansion lacks.
@@ -41,6 +41,7 @@ class _Motion(NamedTuple):
     yaw_rate_radps: FloatArray
     wheel_rad: FloatArray
     """Steering wheel angle, positive to the left."""
+    wheel_radps: FloatArray
     noise: FloatArray
     """(N, 4) standard normal."""
 
@@ -89,7 +90,8 @@ def _grid(scene: SceneRecord) -> _Motion:
     wheel = _smooth(np.arctan(_WHEELBASE_M * curvature) * _STEERING_RATIO)
     accel = _smooth(np.gradient(speed, _GRID_S))
     noise = np.zeros((len(yaw), 4))
-    return _Motion(time_us, poses.translation_m, yaw, speed, accel, yaw_rate, wheel, noise)
+    turning = np.gradient(wheel, _GRID_S)
+    return _Motion(time_us, poses.translation_m, yaw, speed, accel, yaw_rate, wheel, turning, noise)
 
 
 def _smooth(values: FloatArray) -> FloatArray:
@@ -117,6 +119,7 @@ def _at(grid: _Motion, time_us: IntArray, rng: np.random.Generator) -> _Motion:
         accel_mps2=at(grid.accel_mps2),
         yaw_rate_radps=at(grid.yaw_rate_radps),
         wheel_rad=at(grid.wheel_rad),
+        wheel_radps=at(grid.wheel_radps),
         noise=rng.normal(0, 1, (len(time_us), 4)),
     )
 
@@ -187,7 +190,7 @@ def _monitor(m: _Motion) -> _Columns:
         np.round(rpm * (1 + spread), 4),
         (wheel_deg < -60).astype(np.int64),
         wheel_deg,
-        np.round(np.gradient(wheel_deg, m.time_us / 1e6), 1),
+        np.round(np.degrees(m.wheel_radps), 1),
         throttle,
         m.time_us,
         np.round(m.speed_mps * 3.6, 2),
@@ -206,7 +209,7 @@ def _vehicle_info(m: _Motion) -> _Columns:
     rpm = m.speed_mps / _WHEEL_TURN_M * 60
     spread = np.tanh(m.wheel_rad / _STEERING_RATIO) * 0.25
     left, right = np.round(rpm * (1 - spread), 4), np.round(rpm * (1 + spread), 4)
-    distance_m = np.cumsum(m.speed_mps * np.gradient(m.time_us / 1e6))
+    distance_m = np.cumsum(m.speed_mps * np.diff(m.time_us, append=m.time_us[-1:]) / 1e6)
     wheel_deg = np.round(np.degrees(m.wheel_rad), 1)
     torque = np.round((150 * m.accel_mps2 + 20) * 2) / 2
     still = np.zeros(len(left), np.int64)

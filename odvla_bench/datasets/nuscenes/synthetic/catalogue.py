@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -131,7 +132,7 @@ SENSORS = (
     Sensor("CAM_FRONT_LEFT", "camera", (1.52, 0.49, 1.51), 0.960, 1273.0, (6, 6), -42_900),
     Sensor("CAM_FRONT_RIGHT", "camera", (1.55, -0.49, 1.50), -0.980, 1261.0, (6, 6), -27_200),
     Sensor("CAM_BACK_RIGHT", "camera", (1.01, -0.48, 1.56), -1.926, 1260.0, (6, 6), -19_600),
-    Sensor("LIDAR_TOP", "lidar", (0.943713, 0.0, 1.84023), -1.5708, 0.0, (10, 10), 0),
+    Sensor("LIDAR_TOP", "lidar", (0.943713, 0.0, 1.84023), -math.pi / 2, 0.0, (10, 10), 0),
     Sensor("RADAR_FRONT", "radar", (3.412, 0.0, 0.5), 0.003, 0.0, (6, 7), 12_000),
     Sensor("RADAR_FRONT_RIGHT", "radar", (2.422, -0.8, 0.77), -1.588, 0.0, (7, 6), -9_000),
     Sensor("RADAR_FRONT_LEFT", "radar", (2.422, 0.8, 0.78), 1.542, 0.0, (6, 7), 4_000),

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from odvla_bench.datasets.nuscenes.synthetic.driving import Timetable, path_at, timetable
 from odvla_bench.datasets.nuscenes.synthetic.records import EgoPoses, quaternion_wxyz
 from odvla_bench.datasets.nuscenes.synthetic.town import (
     LANES,
     Path,
-    Timetable,
     Town,
-    path_at,
     random_path,
-    timetable,
 )
 from odvla_bench.geometry import FloatArray
 

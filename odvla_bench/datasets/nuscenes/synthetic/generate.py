@@ -16,14 +16,12 @@ from odvla_bench.datasets.nuscenes.synthetic.ego import EgoDrive, random_drive
 from odvla_bench.datasets.nuscenes.synthetic.images import write_images
 from odvla_bench.datasets.nuscenes.synthetic.maps import write_maps
 from odvla_bench.datasets.nuscenes.synthetic.records import EgoPoses, IntArray, Log, SceneRecord
-from odvla_bench.datasets.nuscenes.synthetic.tables import (
-    REAL_IMAGE_SIZE,
-    TokenSource,
-    TreeWriter,
-)
+from odvla_bench.datasets.nuscenes.synthetic.sensors import REAL_IMAGE_SIZE
+from odvla_bench.datasets.nuscenes.synthetic.tables import TreeWriter
+from odvla_bench.datasets.nuscenes.synthetic.tokens import TokenSource
 from odvla_bench.datasets.nuscenes.synthetic.town import town
 from odvla_bench.errors import InputError
-from odvla_bench.geometry import rotation_from_quaternion, yaw_of
+from odvla_bench.geometry import FloatArray, rotation_from_quaternion, yaw_of
 from odvla_bench.registry import suggest
 
 # Keyframes of the real splits.
@@ -118,7 +116,7 @@ def write_nuscenes(root: Path, config: SyntheticConfig) -> SyntheticSummary:
         UnknownNameError: no such version.
         InputError: more scenes than the version has, or another value out of range.
     """
-    names, empty = _scene_names(config)
+    names, empty = scene_names(config)
     image_size = config.image_size or REAL_IMAGE_SIZE
     writer = TreeWriter(
         root,
@@ -143,8 +141,13 @@ def write_nuscenes(root: Path, config: SyntheticConfig) -> SyntheticSummary:
 
 
 def scene_records(config: SyntheticConfig) -> Iterator[SceneRecord]:
-    """The scenes of a tree in the order of their names, made one at a time."""
-    names, empty = _scene_names(config)
+    """The scenes of a tree in the order of their names, made one at a time.
+
+    Raises:
+        UnknownNameError: no such version.
+        InputError: more scenes than the version has, or another value out of range.
+    """
+    names, empty = scene_names(config)
     for name in sorted((*names, *empty)):
         yield _scene(config, name)
 
@@ -164,8 +167,33 @@ def keyframe_count(scene: str, seed: int) -> int:
     return int(even + (pair if index % 2 == 0 else -pair))
 
 
-def _scene_names(config: SyntheticConfig) -> tuple[tuple[str, ...], frozenset[str]]:
-    """The scenes with samples, and those only listed."""
+def _check(config: SyntheticConfig) -> None:
+    """Raise InputError for a value out of range."""
+    unknown = set(config.can_messages) - set(CAN_MESSAGES)
+    faults = {
+        "keyframes must be 2 or more": config.keyframes is not None and config.keyframes < 2,
+        "empty_scenes must be 0 or more": config.empty_scenes < 0,
+        "image_size must be 16 pixels or more": min(config.image_size or (16,)) < 16,
+        "blocks must be 3 or more": config.blocks < 3,
+        "agents.per_keyframe must be 0 or more": config.agents.per_keyframe < 0,
+        "can_rate must be above 0 and at most 1": not 0 < config.can_rate <= 1,
+        f"can_messages must be of {', '.join(CAN_MESSAGES)}": bool(unknown),
+        "seed must be 0 or more": config.seed < 0,
+        "val_share must be from 0 to 1": not 0 <= (config.val_share or 0) <= 1,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise InputError(f"Synthetic tree: {fault}; given {config}.")
+
+
+def scene_names(config: SyntheticConfig) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The scenes with samples, ascending, and those only listed.
+
+    Raises:
+        UnknownNameError: no such version.
+        InputError: more scenes than the version has, or another value out of range.
+    """
+    _check(config)
     if config.version not in SPLITS_OF_VERSION:
         raise suggest(config.version, list(SPLITS_OF_VERSION), kind="nuScenes version")
     splits = [scenes_of(split) for split in SPLITS_OF_VERSION[config.version]]
@@ -186,8 +214,6 @@ def _scene_names(config: SyntheticConfig) -> tuple[tuple[str, ...], frozenset[st
 def _train_and_val(config: SyntheticConfig, sizes: list[int]) -> list[int]:
     """How many scenes of each split: by share, one at least where there are two or more."""
     share = sizes[1] / sum(sizes) if config.val_share is None else config.val_share
-    if not 0 <= share <= 1:
-        raise InputError(f"val_share is {share}: give a share between 0 and 1.")
     val = round(config.n_scenes * share)
     if config.n_scenes > 1 and config.val_share is None:
         val = max(val, 1)
@@ -234,9 +260,7 @@ def _log_of(name: str) -> tuple[Log, int]:
     return log, int(start.timestamp()) * 1_000_000 + int(name[-4:]) % _SCENES_PER_LOG * 30_000_000
 
 
-def _description(
-    drive: EgoDrive, time_s: np.ndarray[tuple[int], np.dtype[np.float64]], rng: np.random.Generator
-) -> str:
+def _description(drive: EgoDrive, time_s: FloatArray, rng: np.random.Generator) -> str:
     """Comma-separated words about the drive, light and weather, as the real ones are."""
     poses = drive.poses_at(time_s)
     yaw = np.unwrap(yaw_of(rotation_from_quaternion(poses.rotation_wxyz)))

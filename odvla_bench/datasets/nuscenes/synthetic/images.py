@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from odvla_bench.datasets.nuscenes.synthetic.catalogue import CATEGORIES, SENSORS, Sensor
 from odvla_bench.datasets.nuscenes.synthetic.records import EgoPoses, SceneRecord
-from odvla_bench.datasets.nuscenes.synthetic.tables import (
-    TokenSource,
+from odvla_bench.datasets.nuscenes.synthetic.sensors import (
     data_filename,
     intrinsic,
     sensor_rotation_wxyz,
     sensor_times_us,
     sensor_translation_m,
 )
+from odvla_bench.datasets.nuscenes.synthetic.tokens import TokenSource
 from odvla_bench.geometry import (
     FloatArray,
     Pose,

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import uuid
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import shapely
 
-from odvla_bench.datasets.nuscenes.synthetic.tables import fixed_token, map_filename
+from odvla_bench.datasets.nuscenes.synthetic.map_draft import (
+    NODE_GAP_M,
+    Draft,
+    Record,
+    Stretch,
+    add_arcs,
+    stretch,
+)
+from odvla_bench.datasets.nuscenes.synthetic.tables import map_filename
 from odvla_bench.datasets.nuscenes.synthetic.town import (
     CROSSING_HALF_M,
-    HEADINGS,
     KERB_M,
     LANE_M,
     LANES,
@@ -25,47 +30,26 @@ from odvla_bench.datasets.nuscenes.synthetic.town import (
     WALK_M,
     Town,
     crossing_line,
-    left_of,
     next_node,
     town,
 )
-from odvla_bench.geometry import FloatArray, wrap_angle
 
-_LAYERS = (
-    "polygon",
-    "line",
-    "node",
-    "drivable_area",
-    "road_segment",
-    "road_block",
-    "lane",
-    "lane_connector",
-    "ped_crossing",
-    "walkway",
-    "stop_line",
-    "carpark_area",
-    "road_divider",
-    "lane_divider",
-    "traffic_light",
-)
-_NODE_GAP_M = 10.0
 _ARC_M = 8.0
 _ZEBRA_M = (1.0, 4.5)
 _STOP_M = (5.0, 5.8)
 _LOT_M = (15.0, 33.0)
 _TURNS = (0, 1, -1)
 
-Record = dict[str, Any]
-
 
 def write_maps(root: Path, blocks: int, *, expansion: bool) -> None:
     """Write the mask of each location and, if asked, its map expansion file.
 
-    A mask has one pixel a metre (the real ones have ten): load it with
-    `NuScenes(..., map_resolution=1.0)`.
+    A mask has one pixel a metre where the real ones have ten, as those are 30 million pixels: it
+    is there to be loaded and looked at, and nuscenes-devkit's `is_on_mask` does not hold on it.
     """
     for location in LOCATIONS:
-        layers = town_map(town(location, blocks))
+        streets = town(location, blocks)
+        layers = town_map(streets) if expansion else _paved(streets)
         _write_mask(root / map_filename(location), layers)
         if expansion:
             path = root / "maps" / "expansion" / f"{location}.json"
@@ -73,9 +57,16 @@ def write_maps(root: Path, blocks: int, *, expansion: bool) -> None:
             path.write_text(json.dumps(layers), encoding="utf-8")
 
 
+def _paved(streets: Town) -> Record:
+    """The part of a map file that a mask needs."""
+    draft = Draft(streets)
+    _add_drivable(draft)
+    return {**draft.layers, "canvas_edge": list(streets.canvas_m)}
+
+
 def town_map(streets: Town) -> Record:
     """A town as the content of a map expansion file."""
-    draft = _Draft(streets)
+    draft = Draft(streets)
     _add_drivable(draft)
     roads = {
         (node, heading): _add_approach(draft, node, heading)
@@ -102,86 +93,11 @@ class _Road(NamedTuple):
     """The pedestrian crossing at its end."""
 
 
-class _Draft:
-    """Layers under construction; equal points share a node, as in the real maps."""
-
-    def __init__(self, streets: Town) -> None:
-        self.streets = streets
-        self.layers: dict[str, list[Record]] = {layer: [] for layer in _LAYERS}
-        self.tables: dict[str, Record] = {"arcline_path_3": {}, "connectivity": {}}
-        self._nodes: dict[tuple[float, float], str] = {}
-        self.once: dict[tuple[object, ...], str] = {}
-
-    def token(self, layer: str) -> str:
-        name = f"{self.streets.location} {len(self.layers[layer])}"
-        return str(uuid.UUID(fixed_token(layer, name)))
-
-    def add(self, layer: str, **fields: Any) -> str:
-        token = self.token(layer)
-        self.layers[layer].append({"token": token, **fields})
-        return token
-
-    def nodes(self, plan_m: FloatArray) -> list[str]:
-        """Node tokens of (N, 2) plan points."""
-        keys = [(round(x, 2), round(y, 2)) for x, y in plan_m.tolist()]
-        new = [key for key in dict.fromkeys(keys) if key not in self._nodes]
-        if new:
-            for key, (x, y) in zip(new, self.streets.to_global(np.array(new)), strict=True):
-                self._nodes[key] = self.add("node", x=float(x), y=float(y))
-        return [self._nodes[key] for key in keys]
-
-    def line(self, plan_m: FloatArray) -> str:
-        return self.add("line", node_tokens=self.nodes(plan_m))
-
-    def polygon(self, plan_m: FloatArray, holes: Iterable[FloatArray] = ()) -> str:
-        return self.add(
-            "polygon",
-            exterior_node_tokens=self.nodes(plan_m),
-            holes=[{"node_tokens": self.nodes(hole)} for hole in holes],
-        )
-
-
-class _Frame(NamedTuple):
-    """The stretch of street that leaves a node in a heading, up to the next crossing."""
-
-    origin_m: FloatArray
-    forward: FloatArray
-    left: FloatArray
-    length_m: float
-
-    def points(self, ahead_m: FloatArray, left_m: FloatArray | float) -> FloatArray:
-        """(N, 2) plan points from distances past the crossing and to the left of the centre."""
-        sideways = np.broadcast_to(left_m, np.shape(ahead_m))
-        points: FloatArray = self.origin_m + np.outer(ahead_m, self.forward)
-        return points + np.outer(sideways, self.left)
-
-    def lengthwise(self, left_m: float) -> FloatArray:
-        """(N, 2) plan points of a line along the whole stretch."""
-        count = max(int(self.length_m // _NODE_GAP_M), 1) + 1
-        return self.points(np.linspace(0, self.length_m, count), left_m)
-
-    def strip(self, left_a_m: float, left_b_m: float) -> FloatArray:
-        """(N, 2) plan outline of a band along the whole stretch."""
-        return np.concatenate([self.lengthwise(left_a_m), self.lengthwise(left_b_m)[::-1]])
-
-    def patch(self, ahead_m: tuple[float, float], left_m: tuple[float, float]) -> FloatArray:
-        """(4, 2) plan outline of a rectangle."""
-        (a, b), (c, d) = ahead_m, left_m
-        return self.points(np.array([a, b, b, a]), np.array([c, c, d, d]))
-
-
 def _nodes(streets: Town) -> list[tuple[int, int]]:
     return list(itertools.product(range(len(streets.streets_x_m)), range(len(streets.streets_y_m))))
 
 
-def _frame(streets: Town, node: tuple[int, int], heading: int) -> _Frame:
-    start, end = streets.node_m(*node), streets.node_m(*next_node(node, heading))
-    forward = HEADINGS[heading]
-    length_m = float(np.abs(end - start).sum()) - 2 * CROSSING_HALF_M
-    return _Frame(start + forward * CROSSING_HALF_M, forward, left_of(heading), length_m)
-
-
-def _add_drivable(draft: _Draft) -> None:
+def _add_drivable(draft: Draft) -> None:
     """The paved area as one polygon with the blocks as its holes."""
     streets = draft.streets
     strips = []
@@ -191,16 +107,16 @@ def _add_drivable(draft: _Draft) -> None:
         strips.append(shapely.box(x - half, y - half, x + half, y + half))
         for heading in (0, 1):
             if streets.has_node(*next_node(node, heading)):
-                outline = _frame(streets, node, heading).strip(-KERB_M, KERB_M)
+                outline = stretch(streets, node, heading).strip(-KERB_M, KERB_M)
                 strips.append(shapely.Polygon(outline))
-    paved = shapely.segmentize(shapely.union_all(strips).simplify(1e-6), _NODE_GAP_M)
+    paved = shapely.segmentize(shapely.union_all(strips).simplify(1e-6), NODE_GAP_M)
     rings = [shapely.get_coordinates(ring)[:-1] for ring in (paved.exterior, *paved.interiors)]
     draft.add("drivable_area", polygon_tokens=[draft.polygon(rings[0], rings[1:])])
 
 
-def _add_approach(draft: _Draft, node: tuple[int, int], heading: int) -> _Road:
+def _add_approach(draft: Draft, node: tuple[int, int], heading: int) -> _Road:
     """A street's one direction: its block, lanes, dividers, and the zebra at its end."""
-    streets, frame = draft.streets, _frame(draft.streets, node, heading)
+    streets, frame = draft.streets, stretch(draft.streets, node, heading)
     segment = _segment(draft, node, heading)
     side = streets.lane_side
     edges = [side * lane * LANE_M for lane in range(LANES + 1)]
@@ -225,12 +141,12 @@ def _add_approach(draft: _Draft, node: tuple[int, int], heading: int) -> _Road:
     return _Road(segment, block, lanes, crossing)
 
 
-def _segment(draft: _Draft, node: tuple[int, int], heading: int) -> str:
+def _segment(draft: Draft, node: tuple[int, int], heading: int) -> str:
     """The road segment of a street, the same for both directions."""
     ends = sorted([node, next_node(node, heading)])
     key = ("road_segment", *ends)
     if key not in draft.once:
-        frame = _frame(draft.streets, node, heading)
+        frame = stretch(draft.streets, node, heading)
         draft.once[key] = draft.add(
             "road_segment",
             polygon_token=draft.polygon(frame.strip(-ROAD_HALF_M, ROAD_HALF_M)),
@@ -240,7 +156,7 @@ def _segment(draft: _Draft, node: tuple[int, int], heading: int) -> str:
     return draft.once[key]
 
 
-def _edges(draft: _Draft, frame: _Frame, left_a_m: float, left_b_m: float) -> Record:
+def _edges(draft: Draft, frame: Stretch, left_a_m: float, left_b_m: float) -> Record:
     """The lines across the start and the end of a lane or block."""
     across = np.array([left_a_m, left_b_m])
     start, end = np.zeros(2), np.full(2, frame.length_m)
@@ -254,7 +170,7 @@ def _divider_parts(nodes: list[str], kind: str) -> list[Record]:
     return [{"node_token": token, "segment_type": kind} for token in nodes]
 
 
-def _add_lane(draft: _Draft, frame: _Frame, inner_m: float, outer_m: float) -> str:
+def _add_lane(draft: Draft, frame: Stretch, inner_m: float, outer_m: float) -> str:
     left_m, right_m = max(inner_m, outer_m), min(inner_m, outer_m)
     kinds = {0.0: "DOUBLE_SOLID_WHITE", ROAD_HALF_M: "NIL"}
     sides = {
@@ -272,34 +188,13 @@ def _add_lane(draft: _Draft, frame: _Frame, inner_m: float, outer_m: float) -> s
     )
     count = max(int(frame.length_m / _ARC_M), 1) + 1
     middle = frame.points(np.linspace(0, frame.length_m, count), (inner_m + outer_m) / 2)
-    _add_arcs(draft, token, middle, np.tile(frame.forward, (count, 1)))
+    add_arcs(draft, token, middle, np.tile(frame.forward, (count, 1)))
     return token
 
 
-def _add_arcs(draft: _Draft, token: str, plan_m: FloatArray, heading: FloatArray) -> None:
-    """A lane's centre as circular arcs between points, each from one heading to the next."""
-    xy, yaw = draft.streets.to_global(plan_m), draft.streets.yaw_at(plan_m, heading)
-    length = np.linalg.norm(np.diff(xy, axis=0), axis=1)
-    turn = wrap_angle(np.diff(yaw))
-    poses = np.column_stack([xy, yaw]).tolist()
-    draft.tables["arcline_path_3"][token] = [
-        {
-            "start_pose": start,
-            "end_pose": end,
-            "shape": "LSR" if bend >= 0 else "RSL",
-            "radius": arc / max(abs(bend), 1e-6),
-            "segment_length": [arc, 0.0, 0.0],
-        }
-        for start, end, arc, bend in zip(
-            poses[:-1], poses[1:], length.tolist(), turn.tolist(), strict=True
-        )
-    ]
-    draft.tables["connectivity"][token] = {"incoming": [], "outgoing": []}
-
-
-def _add_street(draft: _Draft, node: tuple[int, int], heading: int, segment: str) -> None:
+def _add_street(draft: Draft, node: tuple[int, int], heading: int, segment: str) -> None:
     """What both directions share: the centre line, the walkways and a car park at some."""
-    frame = _frame(draft.streets, node, heading)
+    frame = stretch(draft.streets, node, heading)
     line = draft.line(frame.lengthwise(0.0))
     draft.add("road_divider", line_token=line, road_segment_token=segment)
     for sign in (-1, 1):
@@ -314,9 +209,9 @@ def _add_street(draft: _Draft, node: tuple[int, int], heading: int, segment: str
         )
 
 
-def _add_stop(draft: _Draft, node: tuple[int, int], heading: int, road: _Road) -> None:
+def _add_stop(draft: Draft, node: tuple[int, int], heading: int, road: _Road) -> None:
     """The line to stop at, before the crossing that a direction ends in."""
-    frame = _frame(draft.streets, node, heading)
+    frame = stretch(draft.streets, node, heading)
     edge = draft.streets.lane_side * ROAD_HALF_M
     ahead = frame.length_m - _STOP_M[1], frame.length_m - _STOP_M[0]
     end = next_node(node, heading)
@@ -332,7 +227,7 @@ def _add_stop(draft: _Draft, node: tuple[int, int], heading: int, road: _Road) -
     )
 
 
-def _add_light(draft: _Draft, frame: _Frame, edge_m: float, road: _Road) -> str:
+def _add_light(draft: Draft, frame: Stretch, edge_m: float, road: _Road) -> str:
     spot = frame.points(np.full(2, frame.length_m + 1.0), np.array([1.0, 1.3]) * edge_m)
     x, y = draft.streets.to_global(spot[0]).tolist()
     yaw = float(draft.streets.yaw_at(spot[0], frame.forward))
@@ -357,7 +252,7 @@ def _add_light(draft: _Draft, frame: _Frame, edge_m: float, road: _Road) -> str:
 
 
 def _add_junction(
-    draft: _Draft, node: tuple[int, int], roads: dict[tuple[tuple[int, int], int], _Road]
+    draft: Draft, node: tuple[int, int], roads: dict[tuple[tuple[int, int], int], _Road]
 ) -> None:
     """The paved square where streets cross, and the lanes' connections over it."""
     square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * CROSSING_HALF_M
@@ -376,7 +271,7 @@ def _add_junction(
 
 
 def _add_connector(
-    draft: _Draft, node: tuple[int, int], heading: int, turn: int, lane: int, ends: tuple[str, str]
+    draft: Draft, node: tuple[int, int], heading: int, turn: int, lane: int, ends: tuple[str, str]
 ) -> None:
     """A lane over a crossing, between the lanes of tokens `ends`."""
     offset_m = draft.streets.lane_side * (lane + 0.5) * LANE_M
@@ -388,7 +283,7 @@ def _add_connector(
     aside = np.stack([-tangent[:, 1], tangent[:, 0]], -1) * LANE_M / 2
     outline = np.concatenate([middle + aside, (middle - aside)[::-1]])
     token = draft.add("lane_connector", polygon_token=draft.polygon(outline))
-    _add_arcs(draft, token, middle, tangent)
+    add_arcs(draft, token, middle, tangent)
     links = draft.tables["connectivity"]
     links[token] = {"incoming": [ends[0]], "outgoing": [ends[1]]}
     links[ends[0]]["outgoing"].append(token)

@@ -1,0 +1,1 @@
+"""Predictions joined with a build, scored, and written down."""
