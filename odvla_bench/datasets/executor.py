@@ -22,6 +22,7 @@ def run_tasks(
     *,
     executor: str = "local",
     workers: int = 1,
+    gpus: float = 0,
 ) -> Iterator[Result]:
     """Yield `function(task)` for every task, in the order in which they finish.
 
@@ -30,6 +31,7 @@ def run_tasks(
         tasks: small picklable descriptions of work.
         executor: "local", or "ray" (a cluster where `RAY_ADDRESS` points to one).
         workers: processes at a time; 1 runs in this process. Ray decides by itself.
+        gpus: GPUs that Ray keeps for each task.
 
     Raises:
         MissingDependencyError: "ray" without Ray.
@@ -38,7 +40,7 @@ def run_tasks(
     if executor not in EXECUTORS:
         raise suggest(executor, list(EXECUTORS), kind="executor")
     if executor == "ray":
-        yield from _run_on_ray(function, tasks)
+        yield from _run_on_ray(function, tasks, gpus)
     elif workers <= 1 or len(tasks) <= 1:
         yield from map(function, tasks)
     else:
@@ -58,7 +60,9 @@ def _run_in_pool(
                 future.cancel()
 
 
-def _run_on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+def _run_on_ray(
+    function: Callable[[Task], Result], tasks: Sequence[Task], gpus: float
+) -> Iterator[Result]:
     try:
         import ray
     except ImportError as error:
@@ -67,7 +71,7 @@ def _run_on_ray(function: Callable[[Task], Result], tasks: Sequence[Task]) -> It
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
-        remote = ray.remote(function)
+        remote = ray.remote(num_gpus=gpus)(function)
         waiting = [remote.remote(task) for task in tasks]
         while waiting:
             done, waiting = ray.wait(waiting)

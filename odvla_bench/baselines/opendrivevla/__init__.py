@@ -1,1 +1,1 @@
-"""The reference OpenDriveVLA (arXiv 2503.23463): model, processor, checkpoints, prediction."""
+"""The reference OpenDriveVLA (arXiv 2503.23463)."""
