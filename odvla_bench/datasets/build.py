@@ -9,16 +9,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from odvla_bench.datasets import card
-from odvla_bench.datasets.builders.base import BUILDERS, BuildRequest, Unit, open_context
+from odvla_bench.datasets.builders.base import (
+    BUILDERS,
+    BuildRequest,
+    Drop,
+    Unit,
+    UnitRows,
+    open_context,
+)
+from odvla_bench.datasets.builders.requirements import Source, check_given, look_for
 from odvla_bench.datasets.executor import run_tasks
+from odvla_bench.datasets.gates import (
+    TRAINVAL_KEYFRAMES,
+    Count,
+    Gate,
+    answers_gate,
+    content_gates,
+    count_gate,
+    stage_2_gate,
+)
+from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.schema import DROPPED, FORMAT_VERSION, TABLES
 from odvla_bench.datasets.writer import (
     TEMPORARY_PREFIX,
@@ -58,6 +78,30 @@ class Done:
     rows: dict[str, int]
 
 
+def find_sources(
+    nuscenes_root: Path,
+    sources_root: Path | None = None,
+    given: Mapping[str, Path] | None = None,
+) -> list[Source]:
+    """All sources, and which of their files are there.
+
+    Args:
+        nuscenes_root: the nuScenes root.
+        sources_root: where the language files lie, flat or in a folder a source.
+        given: names such as "nuscenes_qa.val" → files that lie elsewhere.
+
+    Raises:
+        InputError: a file that was named is not there.
+        UnknownNameError: a file is named for something that no source needs.
+    """
+    requires = {name: BUILDERS.get(name).requires for name in BUILDERS}
+    check_given(given or {}, requires)
+    return [
+        look_for(name, needs, nuscenes_root=nuscenes_root, sources_root=sources_root, given=given)
+        for name, needs in requires.items()
+    ]
+
+
 def build(
     request: BuildRequest,
     out: Path,
@@ -84,12 +128,11 @@ def build(
         FormatError: rows lost between raw data and build.
     """
     context = open_context(request)
-    units = [u for name in sources for u in BUILDERS.get(name).plan(context)]
+    names = sorted(set(sources), key=list(BUILDERS).index)
+    units = [u for name in names for u in BUILDERS.get(name).plan(context)]
     if not units:
         raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")
-    key = digest_text(
-        str(FORMAT_VERSION), package_version(), context.fingerprint(), *sorted(sources)
-    )
+    key = digest_text(str(FORMAT_VERSION), package_version(), context.fingerprint(names), *names)
     if whole := _prepare(out, key, overwrite=overwrite):
         return whole
     pending = [u for u in units if not _record(out, key, u)]
@@ -98,35 +141,79 @@ def build(
     for record in run_tasks(build_unit, tasks, executor=executor, workers=workers):
         finished += 1
         if report:
-            rows = {f["path"].split("/")[0]: f["rows"] for f in record["files"]}
+            rows: dict[str, int] = {}
+            for f in record["files"]:
+                table = f["path"].split("/")[0]
+                rows[table] = rows.get(table, 0) + f["rows"]
             report(Done(record["unit"], finished, len(units), rows))
     return _close(out, key, request, units)
 
 
 def build_unit(task: Task) -> dict[str, Any]:
     """Build one unit, write its shards, and leave its record, which is returned."""
-    context = open_context(task.request)
-    rows = BUILDERS.get(task.unit.source).build(context, task.unit)
+    context, unit = open_context(task.request), task.unit
+    rows = BUILDERS.get(unit.source).build(context, unit)
     if lost := rows.unaccounted():
         raise FormatError(
-            f"{task.unit.source} {task.unit.name}: records unaccounted for: {lost}. "
+            f"{unit.source} {unit.name}: records unaccounted for: {lost}. "
             "This is a defect of the builder; please report it."
         )
-    files = [
-        write_table(task.out, f"{name}/{task.unit.name}.parquet", TABLES[name], table)
-        for name, table in rows.tables.items()
-        if table.num_rows
-    ]
+    ledger = write_table(
+        task.out, f"{PROGRESS}/{unit.source}-{unit.name}.parquet", DROPPED, _ledger(unit, rows)
+    )
     record = {
         "key": task.key,
-        "unit": f"{task.unit.source} {task.unit.name}",
-        "split": task.unit.split,
-        "files": [asdict(f) for f in files],
+        "unit": f"{unit.source} {unit.name}",
+        "files": [asdict(f) for f in _write_shards(task.out, unit, rows)],
+        "ledger": asdict(ledger),
         "read": dict(rows.read),
-        "dropped": [asdict(d) for d in rows.dropped],
+        "dropped": _by_reason(rows.dropped),
+        "flags": {name: _flags(table) for name, table in rows.tables.items()},
     }
-    write_json(_record_path(task.out, task.unit), record)
+    write_json(_record_path(task.out, unit), record)
     return record
+
+
+def _write_shards(out: Path, unit: Unit, rows: UnitRows) -> list[FileRecord]:
+    """One file a table and split that the unit has rows for."""
+    files = []
+    for name, table in rows.tables.items():
+        folder = f"{name}/{unit.source}" if TABLES[name].shared else name
+        for split, part in _by_split(unit, table):
+            path = f"{folder}/{unit.shard(split)}"
+            files.append(write_table(out, path, TABLES[name], part, split=split))
+    return files
+
+
+def _by_split(unit: Unit, table: pa.Table) -> list[tuple[str, pa.Table]]:
+    if unit.split or not table.num_rows:
+        return [(unit.split, table)] if table.num_rows else []
+    splits = sorted(pc.unique(table["split"]).to_pylist())
+    return [(s, table.filter(pc.equal(table["split"], s))) for s in splits]
+
+
+def _ledger(unit: Unit, rows: UnitRows) -> pa.Table:
+    drops = [Drop(*drop) for drop in rows.dropped]
+    columns = {name: [getattr(d, name) for d in drops] for name in Drop._fields}
+    columns["split"] = [split or unit.split for split in columns["split"]]
+    columns["source"] = [unit.source] * len(drops)
+    return pa.table({n: columns[n] for n in DROPPED.schema.names}, schema=DROPPED.schema)
+
+
+def _by_reason(drops: Sequence[Drop]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for drop in drops:
+        reasons = counts.setdefault(drop.table, {})
+        reasons[drop.reason] = reasons.get(drop.reason, 0) + 1
+    return counts
+
+
+def _flags(table: pa.Table) -> dict[str, int]:
+    """How many rows carry each flag."""
+    if "flags" not in table.schema.names:
+        return {}
+    counted = pc.value_counts(pc.list_flatten(table["flags"]))
+    return {c["values"]: c["counts"] for c in counted.to_pylist()}
 
 
 def _record_path(out: Path, unit: Unit) -> Path:
@@ -139,7 +226,8 @@ def _record(out: Path, key: str, unit: Unit) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    whole = record["key"] == key and all(_is_there(out, f) for f in record["files"])
+    files = [*record["files"], record["ledger"]]
+    whole = record["key"] == key and all(_is_there(out, f) for f in files)
     return record if whole else None
 
 
@@ -186,11 +274,13 @@ def _files(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) -> Manifest:
-    """Write ledger, card and, last, the manifest; then forget the progress."""
+    """Check the gates, write ledger, card and, last, the manifest; then forget the progress."""
     records = [r for u in units if (r := _record(out, key, u))]
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
-    ledger = write_table(out, LEDGER, DROPPED, _ledger(units, records))
+    gates = _check(out, request, units, records)
+    drops = [pq.read_table(out / r["ledger"]["path"], schema=DROPPED.schema) for r in records]
+    ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
     files = [FileRecord(**f) for r in records for f in r["files"]]
     context = open_context(request)
     manifest: Manifest = {
@@ -204,7 +294,10 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
             "can_bus_fingerprint": context.can_bus.fingerprint,
             "scenes_with_can_bus": context.can_bus.n_scenes,
         },
+        "settings": {k: str(v or "") for k, v in asdict(request.settings).items()},
+        "inputs": _inputs(request, {u.source for u in units}),
         "sources": _accounts(units, records),
+        "gates": [asdict(gate) for gate in gates],
         "tables": _tables(records),
         "ledger": asdict(ledger),
     }
@@ -214,28 +307,86 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
     return manifest
 
 
-def _ledger(units: Sequence[Unit], records: Sequence[dict[str, Any]]) -> pa.Table:
-    rows = [
-        {"source": unit.source, "split": unit.split, **drop}
-        for unit, record in zip(units, records, strict=True)
-        for drop in record["dropped"]
+def _inputs(request: BuildRequest, sources: set[str]) -> list[dict[str, Any]]:
+    """The files that were read beside nuScenes', with their digests and licences."""
+    inputs = []
+    for name in (n for n in BUILDERS if n in sources):
+        files = open_context(request).files(name)
+        for need in (n for n in BUILDERS.get(name).requires if n.key in files):
+            path = files[need.key]
+            digest = fingerprint_files({"file": path}, request.cache_dir)
+            facts = {"source": name, "key": need.key, "file": path.name, "license": need.license}
+            inputs.append({**facts, "bytes": path.stat().st_size, "fingerprint": digest})
+    return inputs
+
+
+def _check(
+    out: Path, request: BuildRequest, units: Sequence[Unit], records: Sequence[dict[str, Any]]
+) -> list[Gate]:
+    """The gates of a build whose shards are all written.
+
+    Raises:
+        FormatError: one does not hold; all are listed.
+    """
+    whole = open_context(request).nuscenes.samples.num_rows == TRAINVAL_KEYFRAMES
+    needs = {f"{n}.{r.key}": r for n in BUILDERS for r in BUILDERS.get(n).requires}
+    counts = {n: _count(request, n, r.table, units, records) for n, r in needs.items()}
+    found = {n: c for n, c in counts.items() if c is not None}
+    made = (count_gate(n, needs[n], c, whole_nuscenes=whole) for n, c in found.items())
+    gates = [g for g in made if g]
+    if total := stage_2_gate(needs, found, gates):
+        gates.append(total)
+    written = {f["path"].rpartition("/")[0] for r in records for f in r["files"]}
+    with_ids = {folder.split("/")[0] for folder in written}
+    gates += content_gates(
+        out, [n for n, t in TABLES.items() if n in with_ids and "row_id" in t.schema.names]
+    )
+    if "instruct/nuscenes_qa" in written:
+        complete = any(g.what == "nuscenes_qa.train" and g.status == "ok" for g in gates)
+        gates.append(answers_gate(out, complete))
+    if failed := [g for g in gates if g.status == "failed"]:
+        lines = [f"{g.what}: expected {g.expected}, found {g.found}. {g.note}" for g in failed]
+        raise FormatError("\n  ".join([f"{out}: the build does not pass its gates:", *lines]))
+    return gates
+
+
+def _count(
+    request: BuildRequest,
+    name: str,
+    table: str,
+    units: Sequence[Unit],
+    records: Sequence[dict[str, Any]],
+) -> Count | None:
+    """What became of the records of the file that meets a requirement; None where none was read."""
+    source, _, part = name.partition(".")
+    own = [
+        r
+        for u, r in zip(units, records, strict=True)
+        if (u.source, u.part) == (source, part) and table in r["read"]
     ]
-    return pa.Table.from_pylist(rows, schema=DROPPED.schema)
+    if not own:
+        return None
+    read = sum(r["read"][table] for r in own)
+    drops = [r["dropped"].get(table, {}) for r in own]
+    size = open_context(request).files(source)[part].stat().st_size
+    filtered = sum(d.get("filtered", 0) for d in drops)
+    return Count(read, read - sum(sum(d.values()) for d in drops), filtered, size)
 
 
 def _accounts(units: Sequence[Unit], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For every source and table: records read, rows kept, records dropped by reason."""
+    """For every source and table: records read, kept, dropped by reason, and flags of the kept."""
     accounts: dict[str, Any] = {}
     for unit, record in zip(units, records, strict=True):
         for table, read in record["read"].items():
             account = accounts.setdefault(unit.source, {}).setdefault(
-                table, {"read": 0, "kept": 0, "dropped": {}}
+                table, {"read": 0, "kept": 0, "dropped": {}, "flags": {}}
             )
-            drops = [d["reason"] for d in record["dropped"] if d["table"] == table]
+            drops = record["dropped"].get(table, {})
             account["read"] += read
-            account["kept"] += read - len(drops)
-            for reason in drops:
-                account["dropped"][reason] = account["dropped"].get(reason, 0) + 1
+            account["kept"] += read - sum(drops.values())
+            for kind, counts in (("dropped", drops), ("flags", record["flags"].get(table, {}))):
+                for name, n in counts.items():
+                    account[kind][name] = account[kind].get(name, 0) + n
     return accounts
 
 
@@ -245,7 +396,7 @@ def _tables(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for record in records:
         for file in record["files"]:
             name = file["path"].split("/")[0]
-            split = tables[name].setdefault(record["split"], {"rows": 0, "files": []})
+            split = tables[name].setdefault(file["split"], {"rows": 0, "files": []})
             split["rows"] += file["rows"]
             split["files"].append(file)
     return tables

@@ -32,6 +32,8 @@ class FileRecord:
     bytes: int
     fingerprint: str
     """Digest of the values, whatever the storage."""
+    split: str = ""
+    """Split of its rows; empty where they are of none or of several."""
 
 
 @contextmanager
@@ -61,7 +63,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def write_table(build: Path, name: str, table: Table, rows: pa.Table) -> FileRecord:
+def write_table(
+    build: Path, name: str, table: Table, rows: pa.Table, *, split: str = ""
+) -> FileRecord:
     """Write rows as one Parquet file of the build.
 
     The footer carries the format version and the content fingerprint.
@@ -71,6 +75,7 @@ def write_table(build: Path, name: str, table: Table, rows: pa.Table) -> FileRec
         name: the file's path in it.
         table: what the rows must be.
         rows: the rows; cast to the table's schema must be possible without loss.
+        split: goes into the record.
 
     Raises:
         FormatError: rows that are not as the schema says.
@@ -88,7 +93,8 @@ def write_table(build: Path, name: str, table: Table, rows: pa.Table) -> FileRec
             row_group_size=table.row_group_rows,
             use_dictionary=[f.name for f in table.schema if f.type == pa.string()],
         )
-    return FileRecord(name, rows.num_rows, (build / name).stat().st_size, fingerprint)
+    size = (build / name).stat().st_size
+    return FileRecord(name, rows.num_rows, size, fingerprint, split)
 
 
 def _sync(path: Path) -> None:

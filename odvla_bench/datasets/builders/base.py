@@ -4,17 +4,50 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from odvla_bench.datasets.builders.requirements import Requirement
+from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.nuscenes.can_bus import CanBus, load_can_bus
+from odvla_bench.datasets.nuscenes.splits import split_of_scene
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
+from odvla_bench.datasets.records import RecordFile, open_records
 from odvla_bench.provenance import digest_text
-from odvla_bench.registry import Registry
+from odvla_bench.registry import Registry, suggest
+
+OBJECT_FILTERS = ("all", "lidar-points", "visible", "matched")
+OBJECT_CAPTIONS = ("appearance", "full")
+NUCAPTION_ANSWERS = ("answer", "answer_lidar")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices between several right ways to build; they are part of the build's key."""
+
+    object_filter: str = "all"
+    """Which agents get captions and forecasts: all; those with LIDAR points in their box; those
+    that are at least 40 % visible; those whose boxes `matched_file` names."""
+    object_caption: str = "appearance"
+    """What TOD3Cap says of an agent beside its position: its looks, or everything."""
+    nucaption_answer: str = "answer"
+    """Which field of nuCaption is the answer; `answer_lidar` names no colours."""
+    matched_file: Path | None = None
+    """For the filter `matched`: a text file, one nuScenes sample_annotation token a line."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that do not exist."""
+        for name, known in (
+            ("object_filter", OBJECT_FILTERS),
+            ("object_caption", OBJECT_CAPTIONS),
+            ("nucaption_answer", NUCAPTION_ANSWERS),
+        ):
+            if getattr(self, name) not in known:
+                raise suggest(getattr(self, name), list(known), kind=name.replace("_", " "))
 
 
 @dataclass(frozen=True)
@@ -26,6 +59,9 @@ class BuildRequest:
     cache_dir: Path
     memory_limit: str = "2GB"
     scenes_per_shard: int = 100
+    files: tuple[tuple[str, Path], ...] = ()
+    """Names of requirements, such as "nuscenes_qa.val", and the files that meet them."""
+    settings: Settings = Settings()
 
 
 @dataclass(frozen=True)
@@ -34,21 +70,26 @@ class Unit:
 
     source: str
     split: str
-    """The split its rows go to; empty for records that belong to none and will be dropped."""
+    """The split of all its rows; empty where each row has its own, or will be dropped."""
     index: int
     count: int
-    """Units of this source and split in all."""
+    """Units of this source, or of it and this split, in all."""
     payload: tuple[int, ...]
     """What the builder needs to find the records, such as scene numbers."""
+    part: str = ""
+    """Key of the requirement whose file it reads; empty for nuScenes' own tables."""
 
     @property
     def name(self) -> str:
-        """The shard's file name without extension."""
+        """What the unit is called; unique among the units of its source."""
         return f"{self.split or 'unassigned'}-{self.index:05d}-of-{self.count:05d}"
 
+    def shard(self, split: str) -> str:
+        """File name of the unit's rows of a split."""
+        return f"{split}-{self.index:05d}-of-{self.count:05d}.parquet"
 
-@dataclass(frozen=True)
-class Drop:
+
+class Drop(NamedTuple):
     """A raw record that yields no row."""
 
     table: str
@@ -57,6 +98,8 @@ class Drop:
     """A fixed word, to count by."""
     detail: str
     """A sentence for a person."""
+    split: str = ""
+    """Where it is known; by default the unit's."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +140,71 @@ class Context:
             r.nuscenes_root, self.nuscenes.scenes, r.cache_dir, memory_limit=r.memory_limit
         )
 
-    def fingerprint(self) -> str:
-        """Digest of all raw contents and of the settings that can change a row."""
-        shards = str(self.request.scenes_per_shard)
-        nuscenes = self.nuscenes
-        return digest_text(nuscenes.version, nuscenes.fingerprint, self.can_bus.fingerprint, shards)
+    @cached_property
+    def keyframes(self) -> Keyframes:
+        """The keyframes by token."""
+        return Keyframes.of(self.nuscenes)
+
+    @cached_property
+    def annotation_rows(self) -> dict[str, int]:
+        """Annotation token → row of `nuscenes.annotations`."""
+        return {t: i for i, t in enumerate(self.nuscenes.annotations["token"].to_pylist())}
+
+    def files(self, source: str) -> dict[str, Path]:
+        """The files of a source by the keys of their requirements."""
+        named = (name.partition(".") + (path,) for name, path in self.request.files)
+        return {key: path for owner, _, key, path in named if owner == source}
+
+    def records(self, source: str, part: str, *, key: str = "") -> RecordFile:
+        """The records of a source's JSON file, see `open_records`."""
+        return open_records(self.files(source)[part], self.request.cache_dir, key=key)
+
+    def fingerprint(self, sources: Sequence[str]) -> str:
+        """Digest of all raw contents and of the settings that can change a row of the sources."""
+        request, nuscenes = self.request, self.nuscenes
+        files = {f"{s}.{key}": p for s in sorted(sources) for key, p in self.files(s).items()}
+        if request.settings.matched_file is not None:
+            files["matched"] = request.settings.matched_file
+        return digest_text(
+            nuscenes.version,
+            nuscenes.fingerprint,
+            self.can_bus.fingerprint,
+            str(request.scenes_per_shard),
+            fingerprint_files(files, request.cache_dir),
+            repr(replace(request.settings, matched_file=None)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Keyframes:
+    """What a record that names a keyframe needs to know of it; lists run over `sample_id`."""
+
+    sample_id: dict[str, int]
+    """Token → number."""
+    token: list[str]
+    scene_name: list[str]
+    split: list[str]
+    """Split of the scene in the version built; empty where there is none."""
+    official_split: list[str]
+    """Its split in the whole data set, which the language sources go by."""
+    has_lidar: list[bool]
+
+    @classmethod
+    def of(cls, nuscenes: NuScenesTables) -> Keyframes:
+        """The keyframes of a version."""
+        token = nuscenes.samples["token"].to_pylist()
+        names = nuscenes.scenes["name"].to_pylist()
+        split = [split_of_scene(name, nuscenes.version) for name in names]
+        official = [split_of_scene(name, "") for name in names]
+        scene = nuscenes.samples["scene_id"].to_pylist()
+        return cls(
+            {t: i for i, t in enumerate(token)},
+            token,
+            [names[s] for s in scene],
+            [split[s] for s in scene],
+            [official[s] for s in scene],
+            nuscenes.samples["has_lidar"].to_pylist(),
+        )
 
 
 @lru_cache(maxsize=1)
@@ -116,6 +219,8 @@ class SourceBuilder(Protocol):
     name: str
     tables: tuple[str, ...]
     """Names of the tables it writes."""
+    requires: tuple[Requirement, ...]
+    """Files beside nuScenes' tables; a source is built if one of them is there."""
 
     def plan(self, context: Context) -> list[Unit]:
         """All units, in a fixed order."""
@@ -124,8 +229,9 @@ class SourceBuilder(Protocol):
         """The rows of one unit."""
 
 
-BUILDERS: Registry[Any] = Registry(
-    "source",
-    {"planning": "odvla_bench.datasets.builders.planning:BUILDER"},
+_SOURCES = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux", "forecasting")
+
+BUILDERS: Registry[SourceBuilder] = Registry(
+    "source", {name: f"odvla_bench.datasets.builders.{name}:BUILDER" for name in _SOURCES}
 )
 """Source name → `SourceBuilder`; a further source is one entry and one file."""

@@ -41,28 +41,17 @@ class PlanningBuilder:
 
     name = "planning"
     tables = (PLANNING.name, AGENTS.name)
+    requires = ()
 
     def plan(self, context: Context) -> list[Unit]:
         """Groups of `scenes_per_shard` scenes of one split, in scene order."""
-        scenes, version = context.nuscenes.scenes, context.nuscenes.version
-        by_split: dict[str, list[int]] = {}
-        for scene_id, name, n_samples in zip(
-            *(scenes[c].to_pylist() for c in ("scene_id", "name", "n_samples")), strict=True
-        ):
-            if n_samples:
-                by_split.setdefault(split_of_scene(name, version), []).append(scene_id)
-        size = context.request.scenes_per_shard
-        return [
-            Unit(self.name, split, i, -(-len(ids) // size), tuple(ids[i * size : (i + 1) * size]))
-            for split, ids in sorted(by_split.items())
-            for i in range(-(-len(ids) // size))
-        ]
+        return plan_scenes(self.name, context)
 
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """Rows of the unit's scenes; keyframes without LIDAR pose and their boxes are dropped."""
         nuscenes = context.nuscenes
-        samples = _where_in(nuscenes.samples, "scene_id", unit.payload)
-        annotations = _where_in(nuscenes.annotations, "sample_id", samples["sample_id"])
+        samples = rows_where(nuscenes.samples, "scene_id", unit.payload)
+        annotations = rows_where(nuscenes.annotations, "sample_id", samples["sample_id"])
         read = {PLANNING.name: samples.num_rows, AGENTS.name: annotations.num_rows}
         if not unit.split:
             return UnitRows({}, read, _drops(samples, annotations, "no_split"))
@@ -81,6 +70,23 @@ class PlanningBuilder:
 
 
 BUILDER = PlanningBuilder()
+
+
+def plan_scenes(source: str, context: Context) -> list[Unit]:
+    """Units of `scenes_per_shard` scenes of one split, in scene order."""
+    scenes, version = context.nuscenes.scenes, context.nuscenes.version
+    by_split: dict[str, list[int]] = {}
+    for scene_id, name, n_samples in zip(
+        *(scenes[c].to_pylist() for c in ("scene_id", "name", "n_samples")), strict=True
+    ):
+        if n_samples:
+            by_split.setdefault(split_of_scene(name, version), []).append(scene_id)
+    size = context.request.scenes_per_shard
+    return [
+        Unit(source, split, i, -(-len(ids) // size), tuple(ids[i * size : (i + 1) * size]))
+        for split, ids in sorted(by_split.items())
+        for i in range(-(-len(ids) // size))
+    ]
 
 
 def planning_columns(context: Context, samples: pa.Table, motion: EgoMotion, split: str) -> Columns:
@@ -222,7 +228,8 @@ def _vector_columns(prefix: str, unit: str, xy: npt.NDArray[Any]) -> Columns:
     return {f"{prefix}_x_{unit}": xy[:, 0], f"{prefix}_y_{unit}": xy[:, 1]}
 
 
-def _where_in(table: pa.Table, column: str, values: Any) -> pa.Table:
+def rows_where(table: pa.Table, column: str, values: Any) -> pa.Table:
+    """The rows of a table whose column holds one of some values."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     return table.filter(pc.is_in(table[column], pa.array(values, table[column].type)))

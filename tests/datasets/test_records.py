@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from odvla_bench.datasets import records
+from odvla_bench.datasets.records import RawRecord, open_records
+from odvla_bench.errors import InputError
+
+TEXT = st.text(st.sampled_from('ab"\\{}[],: \n\té€😀'), max_size=12)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+SHARED_FOLDER = settings(
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+
+
+def read(path: Path, **options: Any) -> list[RawRecord]:
+    file = open_records(path, path.parent / "cache", **options)
+    return [record for chunk in file.read() for record in chunk]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@SHARED_FOLDER
+@given(
+    value=st.lists(JSON, max_size=6) | st.dictionaries(TEXT, JSON, max_size=6),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+    block=st.integers(1, 40),
+    wrapped=st.booleans(),
+)
+def test_reads_what_json_reads(
+    tmp_path: Path, value: Any, indent: int | None, ascii_only: bool, block: int, wrapped: bool
+) -> None:
+    whole = {"info": {"a": '}"'}, "questions": value, "more": [1]} if wrapped else value
+    text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)
+    path = write(tmp_path / f"{abs(hash(text))}.json", text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_BLOCK_BYTES", block)
+        file = open_records(path, tmp_path / f"block-{block}", key="questions" if wrapped else "")
+    found = [record for chunk in file.read() for record in chunk]
+    keys = list(value) if isinstance(value, dict) else [""] * len(value)
+    values = list(value.values()) if isinstance(value, dict) else value
+    assert [r.problem for r in found] == [""] * len(value)
+    assert [r.value for r in found] == values
+    assert [json.loads(r.raw) for r in found] == values
+    assert [r.key for r in found] == keys
+    assert [r.row for r in found] == list(range(len(value)))
+
+
+def test_any_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_CHUNK_RECORDS", 3)
+    path = write(tmp_path / "a.json", json.dumps(list(range(10))))
+    file = open_records(path, tmp_path)
+    assert len(file) == 10
+    assert [[r.value for r in chunk] for chunk in file.read(2, 9)] == [[2, 3, 4], [5, 6, 7], [8]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no JSON list or object"),
+        (b"PK\x03\x04", "Unpack the file"),
+        ('{"a": 1}'.encode("utf-16"), "in UTF-8"),
+        (b'"text"', "no JSON list or object"),
+        (b'[{"a": 1}, {"a": 2}, {"a"', "after 2 whole ones"),
+        (b'[{"a": "x}, {"b": 1}]', "middle of its records"),
+        (b"[1, 2] [3]", "damaged near byte 5"),
+        (b"[1, 2}", "damaged near byte 5"),
+    ],
+    ids=["empty", "zip", "utf16", "scalar", "truncated", "open-quote", "more", "mismatched"],
+)
+def test_damaged_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read(write(tmp_path / "a.json", content))
+    assert str(tmp_path / "a.json") in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"info": 1}', b'{"info": tru', b"{"])
+def test_the_key_must_be_there(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(InputError, match="no key 'questions'|no JSON list"):
+        read(write(tmp_path / "a.json", content), key="questions")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "problem"),
+    [
+        (b"tru", "not JSON"),
+        (b"NaN", "NaN is not JSON"),
+        (b'"caf\xe9"', "not UTF-8"),
+        (b"[" * 100_000 + b"]" * 100_000, "not JSON"),
+        (b"", "not JSON"),
+        (b'"\\uD83d"', "surrogates not allowed"),
+        (b'"' + b"x" * (1 << 22) + b'"', "longer than"),
+    ],
+    ids=["word", "nan", "latin1", "deep", "blank", "surrogate", "long"],
+)
+def test_a_damaged_record_costs_itself_only(tmp_path: Path, damaged: bytes, problem: str) -> None:
+    found = read(write(tmp_path / "a.json", b"[1, " + damaged + b", 3]"))
+    assert [r.value for r in found] == [1, None, 3]
+    assert problem in found[1].problem
+    assert found[0].problem == found[2].problem == ""
+
+
+def test_the_last_of_equal_keys_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", '{"a": 1, "b": 2, "a": 3, "c": 4, "b": 5}')
+    assert open_records(path, tmp_path).superseded.tolist() == [0, 1]
+    assert [r.value for r in read(path)] == [1, 2, 3, 4, 5]
+
+
+def test_a_changed_file_is_indexed_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", "[1, 2]")
+    first = open_records(path, tmp_path)
+    write(path, "[1, 2, 3]")
+    second = open_records(path, tmp_path)
+    assert (len(first), len(second)) == (2, 3)
+    assert first.fingerprint != second.fingerprint
+
+
+@SHARED_FOLDER
+@given(content=st.binary(max_size=60))
+def test_no_bytes_raise_anything_else(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path / "fuzz.json", b"[" + content)
+    try:
+        found = read(path)
+    except InputError as error:
+        assert "fuzz.json" in str(error)  # noqa: PT017
+    else:
+        assert all((r.value is None) or not r.problem for r in found)
