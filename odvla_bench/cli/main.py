@@ -15,6 +15,7 @@ from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
 from odvla_bench.cli.protocols import protocols
+from odvla_bench.cli.train import train
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "build-data": build_data,
     "inspect": inspect_build,
+    "train": train,
     "predict": predict,
     "eval": eval_,
     "compare": compare,

@@ -23,7 +23,6 @@ from odvla_bench.baselines.opendrivevla.tokens import (
     agent_row,
     slot_counts,
 )
-from odvla_bench.datasets.waypoints import get_codec
 
 MAX_NEW_TOKENS = 512
 """As released; a plan takes about 75."""
@@ -90,11 +89,11 @@ class Answerer:
         self._prompting, self._source, self._decoding = prompting, source, decoding
         self._constraint = LogitsProcessorList()
         if decoding.constrain:
-            grammar = WaypointGrammar(get_codec(prompting.codec), loaded.processor.tokenizer)
+            grammar = WaypointGrammar(prompting.codec(), loaded.processor.tokenizer)
             self._constraint.append(ConstrainedWaypoints(grammar))
 
     def answer(self, conversations: pa.Table) -> Iterator[Answer]:
-        """Answers to rows of `INSTRUCTIONS`, alike long ones together, so not in their order.
+        """Answers to rows of `CONVERSATIONS`, alike long ones together, so not in their order.
 
         A conversation about an agent that has no token is answered with nothing.
         """
@@ -116,7 +115,7 @@ class Answerer:
 
     def _encode(self, user: str, tokens: VisualTokens | None) -> Encoded:
         counts = slot_counts(tokens)
-        return self._processor.encode(self._prompting.system, user, counts=counts)
+        return self._processor.encode(self._prompting.profile.system, user, counts=counts)
 
     def _answer_batch(self, rows: Sequence[int], inputs: Any) -> Iterator[Answer]:
         inputs = inputs.to(self._model.device)

@@ -20,11 +20,12 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM
 
 from odvla_bench.baselines.opendrivevla.configuration import ADDED_TOKENS, OpenDriveVLAConfig
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
+from odvla_bench.baselines.opendrivevla.perception.checkpoint import HF_PREFIX
 from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor, with_added_tokens
+from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.errors import InputError
 
 PERCEPTION = "model.perception."
-RELEASED_PERCEPTION = "model.vision_tower.vision_tower.vision_model."
 RELEASED_TYPE = "llava_qwen"
 _UNUSED = ("model.image_newline",)
 _TIED = "lm_head.weight"
@@ -43,12 +44,12 @@ class Loaded:
 
 def from_released(state: StateDict) -> dict[str, Tensor]:
     """Tensors of the released layout under our names."""
-    return _moved(state, RELEASED_PERCEPTION, PERCEPTION)
+    return _moved(state, HF_PREFIX, PERCEPTION)
 
 
 def to_released(state: StateDict) -> dict[str, Tensor]:
     """Our tensors under the names of the released layout."""
-    return _moved(state, PERCEPTION, RELEASED_PERCEPTION)
+    return _moved(state, PERCEPTION, HF_PREFIX)
 
 
 def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
@@ -75,6 +76,18 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
             f"'{RELEASED_TYPE}' as released) or a Qwen2 language model ('qwen2') is expected."
         )
     return loaders[kind](folder, dtype)
+
+
+def with_codec_tokens(loaded: Loaded, codec: WaypointCodec) -> None:
+    """Give a model the tokens of a waypoint codec, with random embeddings where they are new."""
+    tokenizer = with_added_tokens(loaded.processor.tokenizer, codec.tokens())
+    if len(tokenizer) > loaded.model.config.vocab_size:
+        loaded.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The configuration of a model directory or hub name, as its file has it."""
+    return _read_json(resolve(name) / "config.json")
 
 
 def save_model(loaded: Loaded, folder: Path, state: StateDict | None = None) -> None:

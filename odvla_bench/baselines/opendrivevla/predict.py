@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,27 +12,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoConfig
 
 from odvla_bench.baselines.opendrivevla.answering import Answerer, Decoding
-from odvla_bench.baselines.opendrivevla.checkpoint import open_model
-from odvla_bench.baselines.opendrivevla.configuration import OpenDriveVLAConfig
-from odvla_bench.baselines.opendrivevla.instructions import read_conversations
+from odvla_bench.baselines.opendrivevla.checkpoint import (
+    RELEASED_TYPE,
+    open_model,
+    read_config,
+    resolve,
+)
+from odvla_bench.baselines.opendrivevla.conversations import read_conversations
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS, Prompting, make_prompting
-from odvla_bench.baselines.opendrivevla.sources import open_source
+from odvla_bench.baselines.opendrivevla.tokens import open_source
 from odvla_bench.datasets.executor import run_tasks
-from odvla_bench.datasets.nuscenes.ego import COMMANDS
 from odvla_bench.datasets.reader import open_build
-from odvla_bench.datasets.waypoints import get_codec
+from odvla_bench.datasets.schema import STAGE_TABLES
 from odvla_bench.datasets.writer import whole_file
 from odvla_bench.errors import InputError
 from odvla_bench.predictions import write_predictions
-from odvla_bench.provenance import digest_text
+from odvla_bench.provenance import digest_text, package_version
 from odvla_bench.registry import suggest
 
-PLANNING = "planning"
 SHARD_ROWS = 256
 _PARTS = ".parts"
 
@@ -60,8 +63,8 @@ class Prediction:
     out: Path
     """`.parquet` file to write."""
     split: str = "val"
-    table: str = PLANNING
-    """`planning`, `forecasting`, `instruct` or `alignment`."""
+    stage: str = "3"
+    """Whose conversations: 3 plans, 2.5 agents' motion, 2 questions, 1 captions."""
     tokens: str = ""
     """Feature store; not needed by a text-only model."""
     command: str | None = None
@@ -78,11 +81,11 @@ class Prediction:
         """Check what can be checked without data.
 
         Raises:
-            UnknownNameError: no such command.
             InputError: an output that is no Parquet file.
+            UnknownNameError: no such stage.
         """
-        if self.command is not None and self.command not in COMMANDS:
-            raise suggest(self.command, list(COMMANDS), kind="driving command")
+        if self.stage not in STAGE_TABLES:
+            raise suggest(self.stage, list(STAGE_TABLES), kind="stage")
         if self.out.suffix != ".parquet":
             raise InputError(f"{self.out}: predictions of a model are written as .parquet.")
 
@@ -159,14 +162,94 @@ def answer_shard(shard: Shard) -> Path:
     return shard.file
 
 
-def prompting_of(model: str, system_file: str = "") -> Prompting:
-    """How the prompts of a model directory are made: as those that it was trained with."""
-    from odvla_bench.baselines.opendrivevla.checkpoint import read_config
-
-    config = read_config(model)
-    return make_prompting(
-        config.get("prompt_profile", "released"),
+def prompting_of(prediction: Prediction) -> Prompting:
+    """How the prompts of a model are made: as those that it was trained with."""
+    config = read_config(prediction.model)
+    released = config.get("model_type") == RELEASED_TYPE
+    prompting = make_prompting(
+        "released" if released else config.get("prompt_profile", "default"),
         inputs=config.get("prompt_inputs") or INPUTS,
         codec=config.get("waypoint_codec", "text"),
-        system_file=Path(system_file) if system_file else None,
+        system_file=prediction.system_file,
     )
+    return prompting.with_command(prediction.command) if prediction.command else prompting
+
+
+@functools.lru_cache(maxsize=1)
+def _answerer(prediction: Prediction) -> Answerer:
+    """The model on this process's device; kept from shard to shard."""
+    prompting = prompting_of(prediction)
+    source = open_source(prediction.tokens, visual=prompting.visual)
+    device = _device()
+    bf16 = prediction.dtype == "bfloat16" or (prediction.dtype == "auto" and device != "cpu")
+    loaded = open_model(prediction.model, dtype=torch.bfloat16 if bf16 else torch.float32)
+    loaded.model.to(device)
+    return Answerer(loaded, prompting, source, prediction.decoding)
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0'))}"
+
+
+@functools.lru_cache(maxsize=1)
+def _conversations(prediction: Prediction) -> pa.Table:
+    """The prompts; no answer is read."""
+    return read_conversations(
+        open_build(prediction.data),
+        prediction.stage,
+        prediction.split,
+        prompting_of(prediction),
+        answers=False,
+        limit=prediction.limit,
+    )
+
+
+def _key(prediction: Prediction) -> str:
+    """Digest of all that decides the answers but the weights, whose folder is named."""
+    build = open_build(prediction.data)
+    source = open_source(prediction.tokens, visual=prompting_of(prediction).visual)
+    weights = sorted(resolve(prediction.model).glob("*.safetensors"))
+    return digest_text(
+        build.fingerprint,
+        source.fingerprint if source else "",
+        *(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in weights),
+        json.dumps(dataclasses.asdict(prediction), sort_keys=True, default=str),
+    )
+
+
+def _write(prediction: Prediction, answers: pa.Table) -> None:
+    """The predictions file, and beside it the drawn samples."""
+    prompting = prompting_of(prediction)
+    metadata = {
+        "model": prediction.model,
+        "split": prediction.split,
+        "stage": prediction.stage,
+        "build_fingerprint": open_build(prediction.data).fingerprint,
+        "odvla_bench_version": package_version(),
+        "decoding": prediction.decoding.signature,
+        "prompts": prompting.profile.digest,
+        "inputs": ",".join(prompting.inputs),
+        "waypoint_codec": prompting.codec_name,
+        "command": prediction.command or "recorded",
+        "batch_size": str(prediction.decoding.batch_size),
+    }
+    greedy = answers.filter(pc.equal(answers["sample"], 0))
+    if prediction.decoding.samples > 1:
+        _write_answers(prediction.out.with_suffix(".samples.parquet"), answers, metadata)
+    if prediction.stage != "3":
+        _write_answers(prediction.out, greedy, metadata)
+        return
+    write_predictions(
+        prediction.out,
+        greedy["sample_token"].to_pylist(),
+        text=greedy["text"].to_pylist(),
+        latency_s=greedy["latency_s"].to_numpy(),
+        metadata=metadata,
+    )
+
+
+def _write_answers(path: Path, answers: pa.Table, metadata: dict[str, str]) -> None:
+    with whole_file(path) as temporary:
+        pq.write_table(answers.replace_schema_metadata(metadata), temporary, compression="zstd")

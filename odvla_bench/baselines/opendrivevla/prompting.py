@@ -1,68 +1,64 @@
-"""Rows of a build → conversations, as a model's profile words them and with what it is shown."""
+"""How a model's prompts are made: a profile of `datasets.prompts`, and what of it is shown."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
-from odvla_bench.datasets.prompts import (
-    FUTURE_COLUMNS,
-    PLANNING_SENTINELS,
-    PromptProfile,
-    ego_fields,
-    get_profile,
-    planning_answers,
-    prompt_columns,
-)
-from odvla_bench.datasets.reader import Build
-from odvla_bench.datasets.waypoints import get_codec
-from odvla_bench.errors import InputError
+from odvla_bench.datasets.nuscenes.ego import COMMANDS
+from odvla_bench.datasets.prompts import Lines, PromptProfile, get_profile
+from odvla_bench.datasets.waypoints import WaypointCodec, get_codec
 from odvla_bench.registry import suggest
 
 INPUTS = ("visual", "ego", "history", "command")
 """What a prompt can show (paper, Table 5)."""
 
-_VISUAL = ("<scene>", "<track>", "<map>", "<object>")
+_INPUT_OF = {
+    **dict.fromkeys(("<scene>", "<track>", "<map>", "<object>"), ("visual",)),
+    "<ego>": ("ego", "history"),
+    "<command>": ("command",),
+}
+"""Sentinel → the inputs that its lines show, a line each where there are several."""
 
-INSTRUCTIONS = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("task", pa.string()),
-        ("sample_token", pa.string()),
-        ("instance_id", pa.int32()),
-        ("user", pa.string()),
-        ("answer", pa.string()),
-    ]
-)
-"""Conversations in memory; the answer is empty where there is none."""
+
+class ShownProfile(PromptProfile):
+    """A profile some of whose lines are left out of every prompt."""
+
+    def user_text(self, sentinels: str, question: str, fields: Mapping[str, str]) -> str:
+        """The user text of one instruction, with the lines that there are."""
+        shown = " ".join(s for s in sentinels.split() if s in self._line)
+        return super().user_text(shown, question, fields)
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """How prompts are made: a profile, what of it is shown, and how waypoints are written."""
+    """How a model's prompts are made."""
 
     profile: PromptProfile
     inputs: tuple[str, ...] = INPUTS
-    codec: str = "text"
-
-    @property
-    def system(self) -> str:
-        """The system text."""
-        return self.profile.system
+    codec_name: str = "text"
 
     @property
     def visual(self) -> bool:
         """Whether prompts have visual tokens."""
         return "visual" in self.inputs
 
-    def user_text(self, sentinels: str, question: str, fields: dict[str, str]) -> str:
-        """The user text with the lines of what is shown; see `PromptProfile.user_text`."""
-        shown = " ".join(s for s in sentinels.split() if s in dict(self.profile.lines))
-        return self.profile.user_text(shown, question, fields)
+    def codec(self, table: str = "planning") -> WaypointCodec:
+        """How waypoints are written in the answers of a table."""
+        return get_codec(self.codec_name, variable_length=table == "forecasting")
+
+    def with_command(self, command: str) -> Prompting:
+        """The same prompts with one driving command in place of the recorded ones.
+
+        Raises:
+            UnknownNameError: no such command.
+        """
+        if command not in COMMANDS:
+            raise suggest(command, list(COMMANDS), kind="driving command")
+        lines = tuple((s, line.replace("{command}", command)) for s, line in self.profile.lines)
+        return dataclasses.replace(self, profile=dataclasses.replace(self.profile, lines=lines))
 
 
 def make_prompting(
@@ -70,11 +66,15 @@ def make_prompting(
     *,
     inputs: Sequence[str] = INPUTS,
     codec: str = "text",
-    system_file: Path | None = None,
+    system_file: str | Path = "",
 ) -> Prompting:
-    """Prompts of a profile, with some of its inputs.
+    """Prompts of a profile that show some of `INPUTS`.
 
-    The `<ego>` line of a profile has two lines of text, the state and the history.
+    Args:
+        profile: "default" or "released".
+        inputs: names of `INPUTS`.
+        codec: see `get_codec`.
+        system_file: file of the system text, for a profile that has none.
 
     Raises:
         UnknownNameError: no such profile, input or codec.
@@ -84,82 +84,17 @@ def make_prompting(
         if name not in INPUTS:
             raise suggest(name, list(INPUTS), kind="prompt input")
     get_codec(codec)
-    whole = get_profile(profile, system_file=system_file)
-    kept = {s: line for s, line in whole.lines if _shown(s, inputs)}
-    if "<ego>" in kept:
-        state, history = kept["<ego>"].split("\n")
-        parts = [(state, "ego"), (history, "history")]
-        kept["<ego>"] = "\n".join(text for text, name in parts if name in inputs)
-    shown = dataclasses.replace(whole, lines=tuple(kept.items()))
+    whole = get_profile(profile, system_file=Path(system_file) if system_file else None)
+    fields = {f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)}
+    shown = ShownProfile(**fields | {"lines": _shown(whole.lines, inputs)})
     return Prompting(shown, tuple(i for i in INPUTS if i in inputs), codec)
 
 
-def planning_instructions(
-    build: Build,
-    split: str,
-    prompting: Prompting,
-    *,
-    answers: bool,
-    command: str | None = None,
-    limit: int = 0,
-) -> pa.Table:
-    """The stage-3 conversations of a split, one a keyframe, as `INSTRUCTIONS`.
-
-    Args:
-        build: the build.
-        split: such as "train".
-        prompting: how prompts are made.
-        answers: whether futures are read and written as answers; keyframes for which the profile
-            answers nothing are then left out. Without, no column that holds a future is read.
-        command: one command for all keyframes in place of the recorded ones.
-        limit: conversations at most; 0 is all.
-    """
-    profile = prompting.profile
-    columns = ("sample_token", *prompt_columns(profile), *(FUTURE_COLUMNS if answers else ()))
-    rows = build.table("planning", split, columns)
-    rows = rows.slice(0, limit) if limit and not answers else rows
-    fields = ego_fields(rows, profile)
-    if command is not None:
-        fields = [{**f, "command": command} for f in fields]
-    question = profile.question("planning")
-    texts: list[str | None] = [""] * rows.num_rows
-    if answers:
-        texts = planning_answers(rows, profile, get_codec(prompting.codec))
-    made = [
-        (f"planning/{token}", "planning", token, -1, user, answer)
-        for token, user, answer in zip(
-            rows["sample_token"].to_pylist(),
-            (prompting.user_text(PLANNING_SENTINELS, question, f) for f in fields),
-            texts,
-            strict=True,
-        )
-        if answer is not None
-    ]
-    return as_table(made[: limit or None])
-
-
-def as_table(rows: Sequence[tuple[str, str, str, int, str, str]]) -> pa.Table:
-    """Conversations as a table."""
-    columns = zip(*rows, strict=True) if rows else [[] for _ in INSTRUCTIONS]
-    return pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, INSTRUCTIONS, strict=True)],
-        schema=INSTRUCTIONS,
-    )
-
-
-def _shown(sentinel: str, inputs: Sequence[str]) -> bool:
-    if sentinel in _VISUAL:
-        return "visual" in inputs
-    if sentinel == "<ego>":
-        return "ego" in inputs or "history" in inputs
-    return "command" in inputs
-
-
-def require_rows(table: pa.Table, what: str) -> None:
-    """Raise where there is nothing to work on.
-
-    Raises:
-        InputError: no rows; says which.
-    """
-    if not table.num_rows:
-        raise InputError(f"No {what}. Build that source, or choose another split.")
+def _shown(lines: Lines, inputs: Sequence[str]) -> Lines:
+    kept = []
+    for sentinel, text in lines:
+        names = _INPUT_OF[sentinel]
+        parts = zip(text.split("\n"), names, strict=True)
+        if left := [part for part, name in parts if name in inputs]:
+            kept.append((sentinel, "\n".join(left)))
+    return tuple(kept)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from odvla_bench.baselines.opendrivevla.configuration import MAP, OBJECT, SCENE, TRACK
+from odvla_bench.baselines.opendrivevla.features import FeatureStore
+from odvla_bench.errors import InputError
 
 
 class VisualTokens(Protocol):
@@ -43,6 +46,29 @@ class TokenSource(Protocol):
         Raises:
             InputError: there are none; names the keyframe.
         """
+
+
+def open_source(
+    folder: str, *, visual: bool, source: TokenSource | None = None
+) -> TokenSource | None:
+    """The visual tokens that prompts need; None where they show none.
+
+    Args:
+        folder: of a feature store, or empty.
+        visual: whether the prompts show visual tokens.
+        source: what to use instead of a folder.
+
+    Raises:
+        InputError: they show some, and there are none.
+    """
+    if not visual or source is not None:
+        return source if visual else None
+    if not folder:
+        raise InputError(
+            "The prompts show visual tokens: name a feature store with --tokens. A text-only model "
+            "is one trained with --inputs ego,history,command."
+        )
+    return FeatureStore(Path(folder))
 
 
 def slot_counts(tokens: VisualTokens | None) -> dict[str, int]:

@@ -116,7 +116,7 @@ class TrainingData(torch.utils.data.Dataset[Batch]):
         """Measure all conversations.
 
         Args:
-            conversations: rows of `INSTRUCTIONS`.
+            conversations: rows of `CONVERSATIONS`.
             processor: makes ids.
             system: the system text.
             source: visual tokens; None where prompts have none.
@@ -139,6 +139,11 @@ class TrainingData(torch.utils.data.Dataset[Batch]):
                 f"{self.left.too_long} are longer than a pack of {pack_length} (raise "
                 f"pack_length), {self.left.unseen_agents} are about agents without a token."
             )
+
+    @property
+    def rows(self) -> int:
+        """Conversations in use."""
+        return sum(map(len, self._pieces))
 
     def packs(self, epoch: int) -> list[IntArray]:
         """Packs of an epoch: numbers of pieces, each piece some rows of a keyframe."""

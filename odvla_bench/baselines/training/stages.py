@@ -118,3 +118,9 @@ def freeze(model: Any, stage: Stage) -> tuple[int, int]:
         total += parameter.numel()
         trainable += parameter.numel() if parameter.requires_grad else 0
     return trainable, total
+
+
+def learning_parts(model: Any) -> list[str]:
+    """The parts of a model that have parameters that learn."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    return [part for part, begins in PARTS.items() if any(n.startswith(begins) for n in names)]

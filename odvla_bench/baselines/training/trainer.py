@@ -28,7 +28,7 @@ from odvla_bench.baselines.training.checkpoints import (
 from odvla_bench.baselines.training.config import TrainConfig
 from odvla_bench.baselines.training.data import Batch, TrainingData
 from odvla_bench.baselines.training.loss import token_losses
-from odvla_bench.baselines.training.stages import Stage, freeze, get_stage
+from odvla_bench.baselines.training.stages import Stage, freeze, get_stage, learning_parts
 from odvla_bench.baselines.training.throughput import Meter, flops_per_token, peak_flops
 from odvla_bench.errors import InputError, MissingDependencyError, OdvlaError
 from odvla_bench.provenance import digest_text
@@ -38,7 +38,7 @@ LOG = "log.jsonl"
 
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
-Validate = Callable[[Any], Metrics]
+Validate = Callable[[], Metrics]
 
 _PASSIVE = (
     *("out", "workers", "save_every", "keep", "log_every", "validate_every", "validation_limit"),
@@ -61,7 +61,7 @@ class Prepared:
     fingerprint: str
     """Digest of build, tokens, prompts and starting weights."""
     validate: Validate | None = None
-    """Scores a model on held-out rows; called on the first process, or on all with FSDP off."""
+    """Scores the model on held-out rows, on the first process."""
 
 
 class Trainer:
@@ -87,11 +87,17 @@ class Trainer:
         self._out = Path(self._config.out)
         self._raw = prepared.loaded.model
         self.trainable, self.parameters = freeze(self._raw, self._stage)
+        self.parts = learning_parts(self._raw)
         self._prepare_model()
         self._per_step = self._config.packs_per_step * self._accelerator.num_processes
         self.steps = self._total_steps()
         self.key = self._key()
         self.step = self._resume()
+
+    @property
+    def data(self) -> TrainingData:
+        """What it trains on."""
+        return self._prepared.data
 
     @property
     def is_main(self) -> bool:
@@ -246,10 +252,7 @@ class Trainer:
         if self._prepared.validate is None or self._config.fsdp:
             return
         if self.is_main:
-            self._raw.eval()
-            with torch.no_grad():
-                metrics = self._prepared.validate(self._raw)
-            self._raw.train()
+            metrics = self._prepared.validate()
             self._log({f"validation/{name}": value for name, value in metrics.items()})
         self._accelerator.wait_for_everyone()
 
