@@ -25,7 +25,8 @@ from odvla_bench.errors import FormatError, InputError
 FOLDER = "checkpoints"
 _STATE = "training.json"
 _OPTIMIZER = "optimizer.safetensors"
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+_GROUPS = "param_groups"
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 def gather_state(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -105,15 +106,21 @@ def load_optimizer(
         FormatError: it belongs to other parameters.
     """
     with safe_open(folder / _OPTIMIZER, "pt") as f:
-        state: dict[str, Any] = json.loads(f.metadata()["values"])
-        state |= {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a dict)
+        state: dict[str, Any] = {}
+        for key in f.keys():  # noqa: SIM118 (not a dict)
+            parameter, _, name = key.rpartition("/")
+            state.setdefault(parameter, {})[name] = f.get_tensor(key)
+        whole = {"state": state, "param_groups": json.loads(f.metadata()[_GROUPS])}
     try:
-        set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
+        set_optimizer_state_dict(model, optimizer, whole, options=_WHOLE)
     except (KeyError, RuntimeError, ValueError) as error:
         raise FormatError(f"{folder}: its optimiser has other parameters ({error}).") from error
 
 
 def _save_optimizer(path: Path, state: dict[str, Any]) -> None:
-    tensors = {k: v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
-    values = {k: v for k, v in state.items() if not torch.is_tensor(v)}
-    save_file(tensors, path, metadata={"values": json.dumps(values)})
+    tensors = {
+        f"{parameter}/{name}": tensor.contiguous()
+        for parameter, moments in state["state"].items()
+        for name, tensor in moments.items()
+    }
+    save_file(tensors, path, metadata={_GROUPS: json.dumps(state["param_groups"])})

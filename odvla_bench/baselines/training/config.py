@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS
+from odvla_bench.baselines.training.stages import get_stage
 from odvla_bench.datasets.writer import write_json
 from odvla_bench.errors import InputError
 from odvla_bench.registry import suggest
@@ -86,8 +87,9 @@ class TrainConfig:
 
         Raises:
             InputError: a value that makes no training.
-            UnknownNameError: an unknown input.
+            UnknownNameError: an unknown stage or input.
         """
+        get_stage(self.stage)
         for name in self.inputs:
             if name not in INPUTS:
                 raise suggest(name, list(INPUTS), kind="prompt input")

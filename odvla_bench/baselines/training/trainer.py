@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -334,21 +335,20 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
             cpu_ram_efficient_loading=False,
         )
+    for tracker in config.track:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingDependencyError(tracker, extra="train", purpose=f"--set track={tracker}")
     Path(config.out).mkdir(parents=True, exist_ok=True)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=config.precision,
-            fsdp_plugin=plugin,
-            log_with=list(config.track) or None,
-            project_dir=config.out,
-        )
-        if config.track:
-            settings = {k: str(v) for k, v in dataclasses.asdict(config).items()}
-            accelerator.init_trackers("odvla-bench", config=settings)
-    except (ImportError, ValueError) as error:
-        raise MissingDependencyError(
-            ", ".join(config.track), extra="train", purpose="--set track"
-        ) from error
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),  # else processes on CPUs do not find each other
+        mixed_precision=config.precision,
+        fsdp_plugin=plugin,
+        log_with=list(config.track) or None,
+        project_dir=config.out,
+    )
+    if config.track:
+        settings = {name: str(value) for name, value in dataclasses.asdict(config).items()}
+        accelerator.init_trackers("odvla-bench", config=settings)
     return accelerator
 
 
