@@ -73,8 +73,11 @@ def train(
         rows = [
             ("stage", f"{learnt.name}: {learnt.what}"),
             ("trains", f"{', '.join(trainer.parts)}: {share}"),
-            ("instructions", f"{used} of {learnt.table} ({left.too_long} too long, "
-             f"{left.unseen_agents} about agents without a token)"),
+            (
+                "instructions",
+                f"{used} of {learnt.table} ({left.too_long} too long, "
+                f"{left.unseen_agents} about agents without a token)",
+            ),
             ("steps", f"{trainer.steps}, from {trainer.step}"),
         ]
         print_table("train", ("", ""), rows, numbers_from=2)

@@ -71,8 +71,8 @@ def score_motion(
     Raises:
         InputError: shapes that do not fit, or predictions that are not finite.
 
-    >>> straight = np.stack([np.zeros(6), np.arange(1.0, 7.0)], -1)
-    >>> scores = score_motion(straight[None, None] + [3.0, 0.0], straight[None], np.ones((1, 6), bool))
+    >>> straight, valid = np.stack([np.zeros(6), np.arange(1.0, 7.0)], -1), np.ones((1, 6), bool)
+    >>> scores = score_motion(straight[None, None] + [3.0, 0.0], straight[None], valid)
     >>> scores.mean("min_fde_m").tolist(), scores.mean("missed").tolist()
     ([3.0, 3.0, 3.0], [1.0, 1.0, 1.0])
     """

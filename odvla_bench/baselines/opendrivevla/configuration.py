@@ -35,7 +35,7 @@ SCENE_TOKENS = 90
 """Six cameras of 3 x 5 pooled cells."""
 
 
-class OpenDriveVLAConfig(Qwen2Config):
+class OpenDriveVLAConfig(Qwen2Config):  # type: ignore[misc]
     """A Qwen2 configuration with visual slots, and how the model's prompts are written."""
 
     model_type = "opendrivevla"

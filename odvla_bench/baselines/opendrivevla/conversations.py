@@ -91,4 +91,3 @@ def _instance_ids(build: Build, table: str, split: str) -> dict[str, int]:
             yield from zip(*(rows[c].to_pylist() for c in columns), strict=True)
 
     return dict(pairs())
-

@@ -56,7 +56,7 @@ def mlp_projector(visual_size: int, hidden_size: int) -> nn.Sequential:
     )
 
 
-class OpenDriveVLAModel(Qwen2Model):
+class OpenDriveVLAModel(Qwen2Model):  # type: ignore[misc]
     """Qwen2's layers, the three projectors and, where it is attached, the perception."""
 
     config_class = OpenDriveVLAConfig
@@ -98,7 +98,7 @@ class OpenDriveVLAModel(Qwen2Model):
         return embeds
 
 
-class OpenDriveVLAForConditionalGeneration(Qwen2ForCausalLM):
+class OpenDriveVLAForConditionalGeneration(Qwen2ForCausalLM):  # type: ignore[misc]
     """OpenDriveVLA: perception tokens and text in, text out.
 
     `forward` and `generate` take `input_ids` with visual slots, made by `OpenDriveVLAProcessor`,

@@ -129,9 +129,7 @@ def predict(
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pending = [s for s in shards[rank::world] if not s.file.is_file()]
     for done, _ in enumerate(
-        run_tasks(
-            answer_shard, pending, executor=executor, workers=workers, gpus=gpus_per_worker
-        ),
+        run_tasks(answer_shard, pending, executor=executor, workers=workers, gpus=gpus_per_worker),
         1,
     ):
         if report:

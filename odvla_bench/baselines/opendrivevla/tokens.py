@@ -22,11 +22,11 @@ class VisualTokens(Protocol):
 
     @property
     def agents(self) -> npt.NDArray[np.float32]:
-        """(Na, 256)"""
+        """(Na, 256) tokens of the agents."""
 
     @property
     def map(self) -> npt.NDArray[np.float32]:
-        """(Nm, 256)"""
+        """(Nm, 256) tokens of the map elements."""
 
     @property
     def instance_id(self) -> npt.NDArray[np.int64]:

@@ -31,7 +31,8 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 def gather_state(model: torch.nn.Module) -> dict[str, Tensor]:
     """All parameters on the first process, however they are spread; a collective call."""
-    return dict(get_model_state_dict(model, options=_WHOLE))
+    state: dict[str, Any] = get_model_state_dict(model, options=_WHOLE)
+    return state
 
 
 def save_checkpoint(
@@ -97,9 +98,7 @@ def read_step(folder: Path, key: str) -> int:
     return step
 
 
-def load_optimizer(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's optimiser state back; a collective call.
 
     Raises:

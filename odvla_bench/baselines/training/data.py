@@ -230,9 +230,7 @@ def _groups(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example
     return (examples[i : i + size] for i in range(0, len(examples), size))
 
 
-def _fitting(
-    group: Sequence[Example], capacity: int
-) -> Iterator[tuple[Sequence[Example], int]]:
+def _fitting(group: Sequence[Example], capacity: int) -> Iterator[tuple[Sequence[Example], int]]:
     """A group halved until its parts fit, with their lengths; one that never fits as it is."""
     length = len(lay_out(group))
     if length <= capacity or len(group) == 1:

@@ -78,9 +78,7 @@ def lay_out(examples: Sequence[Example]) -> Layout:
     beginning = _cut(alone[0], slice(0, shared), branch=0)
     weight = np.sum([layout.weight[:shared] for layout in alone], 0)
     following = examples[0].encoded.input_ids[1 : shared + 1]
-    beginning = replace(
-        beginning, target=np.where(weight > 0, following, IGNORE_ID), weight=weight
-    )
+    beginning = replace(beginning, target=np.where(weight > 0, following, IGNORE_ID), weight=weight)
     branches = [_cut(a, slice(shared, None), branch=i) for i, a in enumerate(alone, 1)]
     return _concatenated([beginning, *branches])
 

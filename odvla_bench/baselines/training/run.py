@@ -124,4 +124,3 @@ def _model(config: TrainConfig, prompting: Prompting) -> Loaded:
     }
     loaded.model.config.update(settings)
     return loaded
-

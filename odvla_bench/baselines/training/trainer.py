@@ -80,7 +80,7 @@ class Trainer:
             MissingDependencyError: an experiment tracker that is not installed.
         """
         self._prepared, self._config = prepared, prepared.config
-        self._report = report or (lambda metrics: None)
+        self._report = report or (lambda _: None)
         self._stage = get_stage(self._config.stage)
         self._accelerator = _accelerator(self._config)
         self._device = self._accelerator.device
@@ -146,9 +146,7 @@ class Trainer:
         return math.ceil(epochs * len(self._prepared.data.packs(0)) / self._per_step)
 
     def _key(self) -> str:
-        settings = {
-            k: v for k, v in dataclasses.asdict(self._config).items() if k not in _PASSIVE
-        }
+        settings = {k: v for k, v in dataclasses.asdict(self._config).items() if k not in _PASSIVE}
         settings |= {"per_step": self._per_step, "steps": self.steps}
         return digest_text(
             json.dumps(settings, sort_keys=True), self._implementation, self._prepared.fingerprint

@@ -107,9 +107,7 @@ def test_stage_1_changes_projectors_only(config, start, tokens, monkeypatch, bui
     from odvla_bench.baselines.training import run, stages
 
     planning = dataclasses.replace(stages.STAGES["3"], trains=("projectors",))
-    monkeypatch.setattr(
-        stages, "STAGES", {**stages.STAGES, "3": planning}, raising=True
-    )
+    monkeypatch.setattr(stages, "STAGES", {**stages.STAGES, "3": planning}, raising=True)
     settings = config(model=start, inputs="visual,ego,history,command", max_steps=2)
     after = weights(run.train(settings, source=tokens))
     before = weights(__import__("pathlib").Path(start))
@@ -224,9 +222,7 @@ def test_two_processes_are_one_with_twice_the_batch(config, start, tmp_path, fsd
         timeout=500,
     )
     one = config(**shared, out=str(tmp_path / "one"), settings=["packs_per_step=2"])
-    assert_same(
-        weights(tmp_path / "two" / "model"), weights(train(one)), rtol=1e-4, atol=1e-5
-    )
+    assert_same(weights(tmp_path / "two" / "model"), weights(train(one)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
