@@ -74,7 +74,16 @@ def rotate(rotation: FloatArray, vectors: FloatArray) -> FloatArray:
 
 def yaw_of(rotation: FloatArray) -> FloatArray:
     """(..., 3, 3) rotations → (...) heading of the rotated x axis in the x-y plane, radians."""
-    return np.arctan2(rotation[..., 1, 0], rotation[..., 0, 0])
+    return angle_of(rotation[..., :2, 0])
+
+
+def angle_of(xy: FloatArray) -> FloatArray:
+    """(..., 2) vectors → (...) angles from +x, radians, the same to the last bit at every call.
+
+    numpy's arctan2 rounds strided input in another way when the output happens to lie right behind
+    it in memory (seen in 1.26 with AVX-512), so the columns are copied first.
+    """
+    return np.arctan2(np.array(xy[..., 1]), np.array(xy[..., 0]))
 
 
 def wrap_angle(angle_rad: FloatArray) -> FloatArray:

@@ -23,6 +23,13 @@ def test_quarter_turn_left_carries_forward_to_left() -> None:
     np.testing.assert_allclose(g.yaw_of(pose.rotation), np.pi / 2)
 
 
+def test_yaw_has_the_leading_shape_of_the_rotations() -> None:
+    rotations = np.broadcast_to(np.eye(3), (4, 5, 3, 3))
+    assert np.shape(g.yaw_of(rotations[0, 0])) == ()
+    assert np.shape(g.yaw_of(rotations)) == (4, 5)
+    np.testing.assert_allclose(g.angle_of(np.array([[0.0, 2.0], [-3.0, 0.0]])), [np.pi / 2, np.pi])
+
+
 @given(poses, arrays(float, 3, elements=coordinates))
 def test_inverse_undoes_a_pose(pose: g.Pose, point: np.ndarray) -> None:
     there = g.transform_points(pose, point)

@@ -6,7 +6,10 @@ no image, and so measures how far the status of the ego alone carries on this be
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +27,7 @@ class EgoMlpConfig:
     """How the network is made and trained."""
 
     hidden: int = 256
-    epochs: int = 60
+    steps: int = 2000
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -55,7 +58,7 @@ class EgoMlp:
         features = self._features(inputs)
         self._mean, self._std = features.mean(0), features.std(0) + 1e-3
         target = (future - constant_turn_rate(inputs)) * valid[..., None]
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _one_thread():
             torch.manual_seed(self._config.seed)
             self._network = self._fit(self._normal(features), target, valid)
 
@@ -113,20 +116,41 @@ class EgoMlp:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay
         )
-        batches = -(-len(x) // c.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, c.learning_rate, total_steps=c.epochs * batches
+            optimizer, c.learning_rate, total_steps=c.steps
         )
-        for _ in range(c.epochs):
-            for rows in torch.split(torch.randperm(len(x)), c.batch_size):
-                error = network(x[rows]).reshape(-1, 6, 2) - y[rows]
-                distance = (error.square().sum(-1) + 1e-6).sqrt() * m[rows]
-                loss = distance.sum() / m[rows].sum().clamp(min=1)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
+        for rows in _batches(len(x), c.batch_size, c.steps):
+            error = network(x[rows]).reshape(-1, 6, 2) - y[rows]
+            distance = (error.square().sum(-1) + 1e-6).sqrt() * m[rows]
+            loss = distance.sum() / m[rows].sum().clamp(min=1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
         return network.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Layers this small lose more to threads waiting for each other than they gain."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batches(n: int, size: int, count: int) -> Iterator[Any]:
+    """`count` batches of rows: shuffled passes over all of them, one after the other."""
+    import torch
+
+    while count > 0:
+        for rows in torch.split(torch.randperm(n), size)[:count]:
+            yield rows
+            count -= 1
 
 
 def _targets(build: Build, split: str) -> tuple[Waypoints, npt.NDArray[np.bool_]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from odvla_bench.baselines.ego import PLANNERS, Waypoints
-from odvla_bench.baselines.inputs import list_column, read_inputs
+from odvla_bench.baselines.inputs import read_inputs
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.datasets.reader import Build
 from odvla_bench.errors import InputError
 from odvla_bench.predictions import write_predictions

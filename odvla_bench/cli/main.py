@@ -8,13 +8,16 @@ from collections.abc import Callable
 import typer
 
 from odvla_bench.cli.build_data import build_data
+from odvla_bench.cli.check import check
 from odvla_bench.cli.demo import demo
 from odvla_bench.cli.doctor import doctor
 from odvla_bench.cli.evaluate import compare, eval_
+from odvla_bench.cli.export import export
 from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
 from odvla_bench.cli.protocols import protocols
+from odvla_bench.cli.score_text import score_text
 from odvla_bench.cli.train import train
 from odvla_bench.errors import OdvlaError
 
@@ -29,10 +32,13 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "build-data": build_data,
     "inspect": inspect_build,
+    "check": check,
+    "export": export,
     "train": train,
     "predict": predict,
     "eval": eval_,
     "compare": compare,
+    "score-text": score_text,
     "protocols": protocols,
     "make-synthetic": make_synthetic,
     "demo": demo,

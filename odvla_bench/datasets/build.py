@@ -7,9 +7,11 @@ same build again goes on from the finished shards, and the result is the same to
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,7 @@ from odvla_bench.datasets.builders.base import (
 )
 from odvla_bench.datasets.builders.requirements import Source, check_given, look_for
 from odvla_bench.datasets.executor import run_tasks
-from odvla_bench.datasets.gates import (
-    TRAINVAL_KEYFRAMES,
-    Count,
-    Gate,
-    answers_gate,
-    content_gates,
-    count_gate,
-    stage_2_gate,
-)
-from odvla_bench.datasets.nuscenes.cache import fingerprint_files
+from odvla_bench.datasets.manifest import check_gates, contents
 from odvla_bench.datasets.schema import DROPPED, FORMAT_VERSION, TABLES
 from odvla_bench.datasets.writer import (
     TEMPORARY_PREFIX,
@@ -128,7 +121,8 @@ def build(
         FormatError: rows lost between raw data and build.
     """
     context = open_context(request)
-    names = sorted(set(sources), key=list(BUILDERS).index)
+    wanted = {BUILDERS.get(name).name for name in sources}
+    names = [name for name in BUILDERS if name in wanted]
     units = [u for name in names for u in BUILDERS.get(name).plan(context)]
     if not units:
         raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")
@@ -152,7 +146,8 @@ def build(
 def build_unit(task: Task) -> dict[str, Any]:
     """Build one unit, write its shards, and leave its record, which is returned."""
     context, unit = open_context(task.request), task.unit
-    rows = BUILDERS.get(unit.source).build(context, unit)
+    with _no_collection():
+        rows = BUILDERS.get(unit.source).build(context, unit)
     if lost := rows.unaccounted():
         raise FormatError(
             f"{unit.source} {unit.name}: records unaccounted for: {lost}. "
@@ -172,6 +167,18 @@ def build_unit(task: Task) -> dict[str, Any]:
     }
     write_json(_record_path(task.out, unit), record)
     return record
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No cyclic garbage collection: parsed records have no cycles, and there are millions."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _write_shards(out: Path, unit: Unit, rows: UnitRows) -> list[FileRecord]:
@@ -278,125 +285,19 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
     records = [r for u in units if (r := _record(out, key, u))]
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
-    gates = _check(out, request, units, records)
+    gates = check_gates(out, open_context(request), units, records)
     drops = [pq.read_table(out / r["ledger"]["path"], schema=DROPPED.schema) for r in records]
     ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
     files = [FileRecord(**f) for r in records for f in r["files"]]
-    context = open_context(request)
     manifest: Manifest = {
         "format_version": FORMAT_VERSION,
         "odvla_bench_version": package_version(),
         "key": key,
         "fingerprint": digest_text(*(f"{f.path} {f.fingerprint}" for f in [*files, ledger])),
-        "nuscenes": {
-            "version": request.version,
-            "tables_fingerprint": context.nuscenes.fingerprint,
-            "can_bus_fingerprint": context.can_bus.fingerprint,
-            "scenes_with_can_bus": context.can_bus.n_scenes,
-        },
-        "settings": {k: str(v or "") for k, v in asdict(request.settings).items()},
-        "inputs": _inputs(request, {u.source for u in units}),
-        "sources": _accounts(units, records),
-        "gates": [asdict(gate) for gate in gates],
-        "tables": _tables(records),
+        **contents(open_context(request), units, records, gates),
         "ledger": asdict(ledger),
     }
     write_text(out / CARD, card.render(manifest))
     write_json(out / MANIFEST, manifest)
     shutil.rmtree(out / PROGRESS)
     return manifest
-
-
-def _inputs(request: BuildRequest, sources: set[str]) -> list[dict[str, Any]]:
-    """The files that were read beside nuScenes', with their digests and licences."""
-    inputs = []
-    for name in (n for n in BUILDERS if n in sources):
-        files = open_context(request).files(name)
-        for need in (n for n in BUILDERS.get(name).requires if n.key in files):
-            path = files[need.key]
-            digest = fingerprint_files({"file": path}, request.cache_dir)
-            facts = {"source": name, "key": need.key, "file": path.name, "license": need.license}
-            inputs.append({**facts, "bytes": path.stat().st_size, "fingerprint": digest})
-    return inputs
-
-
-def _check(
-    out: Path, request: BuildRequest, units: Sequence[Unit], records: Sequence[dict[str, Any]]
-) -> list[Gate]:
-    """The gates of a build whose shards are all written.
-
-    Raises:
-        FormatError: one does not hold; all are listed.
-    """
-    whole = open_context(request).nuscenes.samples.num_rows == TRAINVAL_KEYFRAMES
-    needs = {f"{n}.{r.key}": r for n in BUILDERS for r in BUILDERS.get(n).requires}
-    counts = {n: _count(request, n, r.table, units, records) for n, r in needs.items()}
-    found = {n: c for n, c in counts.items() if c is not None}
-    made = (count_gate(n, needs[n], c, whole_nuscenes=whole) for n, c in found.items())
-    gates = [g for g in made if g]
-    if total := stage_2_gate(needs, found, gates):
-        gates.append(total)
-    written = {f["path"].rpartition("/")[0] for r in records for f in r["files"]}
-    with_ids = {folder.split("/")[0] for folder in written}
-    gates += content_gates(
-        out, [n for n, t in TABLES.items() if n in with_ids and "row_id" in t.schema.names]
-    )
-    if "instruct/nuscenes_qa" in written:
-        complete = any(g.what == "nuscenes_qa.train" and g.status == "ok" for g in gates)
-        gates.append(answers_gate(out, complete))
-    if failed := [g for g in gates if g.status == "failed"]:
-        lines = [f"{g.what}: expected {g.expected}, found {g.found}. {g.note}" for g in failed]
-        raise FormatError("\n  ".join([f"{out}: the build does not pass its gates:", *lines]))
-    return gates
-
-
-def _count(
-    request: BuildRequest,
-    name: str,
-    table: str,
-    units: Sequence[Unit],
-    records: Sequence[dict[str, Any]],
-) -> Count | None:
-    """What became of the records of the file that meets a requirement; None where none was read."""
-    source, _, part = name.partition(".")
-    own = [
-        r
-        for u, r in zip(units, records, strict=True)
-        if (u.source, u.part) == (source, part) and table in r["read"]
-    ]
-    if not own:
-        return None
-    read = sum(r["read"][table] for r in own)
-    drops = [r["dropped"].get(table, {}) for r in own]
-    size = open_context(request).files(source)[part].stat().st_size
-    filtered = sum(d.get("filtered", 0) for d in drops)
-    return Count(read, read - sum(sum(d.values()) for d in drops), filtered, size)
-
-
-def _accounts(units: Sequence[Unit], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """For every source and table: records read, kept, dropped by reason, and flags of the kept."""
-    accounts: dict[str, Any] = {}
-    for unit, record in zip(units, records, strict=True):
-        for table, read in record["read"].items():
-            account = accounts.setdefault(unit.source, {}).setdefault(
-                table, {"read": 0, "kept": 0, "dropped": {}, "flags": {}}
-            )
-            drops = record["dropped"].get(table, {})
-            account["read"] += read
-            account["kept"] += read - sum(drops.values())
-            for kind, counts in (("dropped", drops), ("flags", record["flags"].get(table, {}))):
-                for name, n in counts.items():
-                    account[kind][name] = account[kind].get(name, 0) + n
-    return accounts
-
-
-def _tables(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Table → split → rows and files; every table is listed, also one without rows."""
-    tables: dict[str, Any] = {name: {} for name in TABLES}
-    for record in records:
-        for file in record["files"]:
-            name = file["path"].split("/")[0]
-            split = tables[name].setdefault(file["split"], {"rows": 0, "files": []})
-            split["rows"] += file["rows"]
-            split["files"].append(file)
-    return tables

@@ -114,8 +114,7 @@ def _none(what: str, found: int) -> Gate:
 
 
 def _one(con: duckdb.DuckDBPyConnection, query: str) -> int:
-    row = con.execute(query).fetchone()
-    return int(row[0]) if row else 0
+    return int(con.execute(query).fetchall()[0][0])
 
 
 def _quoted(path: Path) -> str:

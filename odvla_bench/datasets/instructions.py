@@ -30,6 +30,9 @@ from odvla_bench.registry import suggest
 if TYPE_CHECKING:
     from odvla_bench.datasets.reader import Build
 
+EGO_STAGES = ("2", "2.5", "3")
+"""Stages whose prompts hold the ego state, and so need the planning table."""
+
 _KEYS = ("sample_id", "sample_token", "scene_name")
 _TEXT_COLUMNS = (*_KEYS, "row_id", "source", "task", "messages", "answer", "references")
 
@@ -74,7 +77,7 @@ class Rendering:
     seed: int | None = None
     """See `PromptProfile.question`."""
     answers: bool = True
-    """Whether the assistant's turn is there; without it no ground truth is read at all."""
+    """Whether the assistant's turn is there."""
 
     def messages(self, user: str, assistant: str) -> tuple[Message, ...]:
         """The turns of one instruction."""
@@ -117,18 +120,25 @@ def iter_instructions(
         profile = get_profile(profile)
     if isinstance(codec, str):
         codec = get_codec(codec, variable_length=stage == "2.5")
-    if not build.manifest["tables"][STAGE_TABLES[stage].name]:
+    splits = build.splits(STAGE_TABLES[stage].name)
+    if not splits:
         raise InputError(
             f"{build.path}: has no table {STAGE_TABLES[stage].name!r}, which stage {stage} needs. "
             "Build it with `odvla-bench build-data`."
         )
+    if split not in splits:
+        raise suggest(split, splits, kind=f"split of stage {stage} in {build.path}:")
+    if stage in EGO_STAGES and split not in build.splits(PLANNING.name):
+        raise InputError(
+            f"{build.path}: the ego state in the prompts of stage {stage} needs the table "
+            f"'planning' of split {split!r}. Build with the source `planning` too."
+        )
     how = Rendering(profile, codec, seed, answers)
     if stage == "3":
-        yield from _planning(build, split, how)
-    elif stage == "2.5":
-        yield from _forecasting(build, split, how)
-    else:
-        yield from _texts(build, stage, split, how, sources)
+        return _planning(build, split, how)
+    if stage == "2.5":
+        return _forecasting(build, split, how)
+    return _texts(build, stage, split, how, sources)
 
 
 def _planning(build: Build, split: str, how: Rendering) -> Iterator[Instruction]:
@@ -200,7 +210,7 @@ def _motion_answers(rows: pa.Table, codec: WaypointCodec) -> list[str]:
 def _texts(
     build: Build, stage: str, split: str, how: Rendering, sources: Sequence[str] | None
 ) -> Iterator[Instruction]:
-    ego = _ego_by_sample(build, split, how.profile) if stage == "2" else {}
+    ego = _ego_by_sample(build, split, how.profile) if stage in EGO_STAGES else {}
     table = STAGE_TABLES[stage]
     agent = ("instance_token",) if "instance_token" in table.schema.names else ()
     wanted = [c for c in _TEXT_COLUMNS if how.answers or c not in ("answer", "references")]
@@ -228,11 +238,6 @@ def _texts(
 
 def _ego_by_sample(build: Build, split: str, profile: PromptProfile) -> dict[int, EgoFields]:
     """What `<ego>` says at each keyframe of a split; from the planning table."""
-    if split not in build.splits(PLANNING.name):
-        raise InputError(
-            f"{build.path}: the ego state in these prompts needs the table 'planning' of split "
-            f"{split!r}. Build with the source `planning` too."
-        )
     fields: dict[int, EgoFields] = {}
     for rows in build.batches(PLANNING.name, split, ("sample_id", *prompt_columns(profile))):
         made = ego_fields(rows, profile)

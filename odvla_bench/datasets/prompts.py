@@ -135,10 +135,10 @@ _MAP_QUESTIONS = (
     "What does the road look like here?",
 )
 _EXPLANATION_QUESTIONS = (
-    "Say what the car does now, and why.",
-    "Narrate the car's behaviour and give the reason for it.",
-    "What is the car doing, and what makes it do so?",
-    "Explain the present manoeuvre of the car.",
+    "Narrate what the car does now, and give the reasoning behind it.",
+    "Give a narration of the car's behaviour and its reasoning.",
+    "What does the car do? Answer with a narration and a reasoning.",
+    "Explain the present manoeuvre: narration first, then reasoning.",
 )
 
 DEFAULT = PromptProfile(

@@ -100,17 +100,20 @@ class RecordFile:
         if len(piece) > MAX_RECORD_BYTES:
             limit = f"longer than {MAX_RECORD_BYTES:,} bytes"
             return RawRecord(row, _shown(piece), "", None, limit)
+        key, raw = _shown(piece), ""
         try:
             text = piece.strip(_BLANK).decode("utf-8")
             key, raw = _split_key(text) if self.keyed else ("", text)
-            value = _DECODER.decode(raw)
+            value = _parsed(raw)
             if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
                 json.dumps([key, value], ensure_ascii=False).encode("utf-8")
-            return RawRecord(row, key, raw, value)
         except UnicodeDecodeError as error:
-            return RawRecord(row, _shown(piece), "", None, f"not UTF-8 ({error.reason})")
+            return RawRecord(row, key, "", None, f"not UTF-8 ({error.reason})")
+        except UnicodeEncodeError as error:
+            return RawRecord(row, _shown(piece), "", None, f"not Unicode ({error.reason})")
         except (ValueError, RecursionError) as error:
-            return RawRecord(row, _shown(piece), "", None, f"not JSON ({error})")
+            return RawRecord(row, key, "", None, f"not JSON ({error})")
+        return RawRecord(row, key, raw, value)
 
 
 def _no_constant(name: str) -> Any:
@@ -118,6 +121,14 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text without white space around it."""
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError(f"more after character {end}")
+    return value
 
 
 def _split_key(text: str) -> tuple[str, str]:

@@ -258,9 +258,9 @@ MAP_ELEMENTS = Table(
     16_384,
     (
         *_KEYS,
-        Column("layer", pa.string(), "such as divider, crossing, boundary, lane, stop_line"),
-        Column("kind", pa.string(), "type within the layer, such as a divider's line; or empty"),
-        Column("element_token", pa.string(), "map token of the element, or empty"),
+        Column("layer", pa.string(), "such as lane_divider, ped_crossing, boundary"),
+        Column("kind", pa.string(), "type on the map, such as TRAFFIC_LIGHT; or hole; or empty"),
+        Column("element_token", pa.string(), "map token of the element; of a boundary, its ring"),
         Column("closed", pa.bool_(), "whether the points are the ring of a polygon"),
         Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),
         Column("y_m", _FLOATS, "points, LIDAR frame at t0, forward, metres"),
@@ -319,3 +319,19 @@ TABLES = {
 
 STAGE_TABLES = {"1": ALIGNMENT, "2": INSTRUCT, "2.5": FORECASTING, "3": PLANNING}
 """Training stage → the table of its instructions; stages 2.5 and 3 hold numbers, not text."""
+
+TRUTH: dict[str, tuple[str, ...]] = {
+    "planning": ("future_x_m", "future_y_m", "future_valid", "future_turn_rad"),
+    "agents": (
+        *("velocity_x_mps", "velocity_y_mps", "velocity_valid"),
+        *("future_x_m", "future_y_m", "future_yaw_rad", "future_valid"),
+    ),
+    "alignment": (
+        *("x_m", "y_m", "messages", "answer", "references", "raw"),
+        *("appearance", "motion", "environment", "relation"),
+    ),
+    "instruct": ("messages", "answer", "references", "raw", "narration", "reasoning"),
+    "forecasting": ("x_m", "y_m", "flags"),
+}
+"""Table → columns that hold what a model is to answer; of `messages`, the assistant's turn. The
+command of `planning`, which every planner is given, is computed from the future too."""

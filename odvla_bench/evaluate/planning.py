@@ -99,10 +99,9 @@ def _score(
     predictions: PlanningPredictions,
     missing: Sequence[str],
 ) -> PlanningScores:
-    hold = protocol.missing_future == "hold"
     scores = score_planning(
         xy_m,
-        truth.recorded_m(protocol.ground_truth, "hold" if hold else "zero"),
+        truth.recorded_m(protocol.ground_truth),
         truth.n_valid,
         protocol=protocol,
         boxes=truth.boxes if truth.agents.num_rows else None,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, EgoMotion, Missing
+from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, EgoMotion
 from odvla_bench.datasets.reader import Build
 from odvla_bench.geometry import FloatArray, Pose, pose_from_quaternion
 from odvla_bench.metrics.boxes import boxes_from_global
@@ -75,20 +75,17 @@ class PlanningTruth:
         _, valid = self.motion.rows_at(HISTORY_STEPS)
         return np.cumprod(valid[self.rows, ::-1], axis=1).sum(1)
 
-    def recorded_m(self, ground_truth: str, missing: Missing) -> FloatArray:
-        """The recorded future as a protocol takes it.
+    def recorded_m(self, ground_truth: str = "lidar_origin") -> FloatArray:
+        """The recorded future as a protocol takes it; steps from `n_valid` on repeat the last.
 
         Args:
             ground_truth: `PlanningProtocol.ground_truth`: which point of the car is followed.
-            missing: what stands at steps that do not exist.
 
         Returns:
             (N, 6, 2) LIDAR frame at t0, metres.
         """
         below = UNIAD_BELOW_LIDAR_M if ground_truth == "pseudo_box_bottom" else 0.0
-        xy, _ = self.motion.positions(
-            FUTURE_STEPS, missing=missing, point_lidar_m=(0.0, 0.0, -below)
-        )
+        xy, _ = self.motion.positions(FUTURE_STEPS, point_lidar_m=(0.0, 0.0, -below))
         return xy[self.rows]
 
     @cached_property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from odvla_bench.geometry import FloatArray, Pose, compose, invert, transform_points, yaw_of
+from odvla_bench.geometry import FloatArray, Pose, compose, invert, rotate, transform_points
 from odvla_bench.metrics.obstacles import FIRST_STEP, IntArray, ObstacleBoxes
 from odvla_bench.trajectories import flat_yaw, planar_motion, to_flat_frame
 
@@ -89,41 +89,40 @@ def boxes_from_global(
         np.broadcast_to(ego_from_lidar.rotation, (n_samples, 3, 3)),
         np.broadcast_to(ego_from_lidar.translation_m, (n_samples, 3)),
     )
-    lidar_poses = compose(global_from_ego, calibration.at((slice(None), None)))
-    now_from_global = invert(lidar_poses.at((slice(None), _NOW))).at(sample)
-    box = Pose(_about_z(yaw_rad), xyz_m)
-    then = global_from_ego.at((sample, step + _NOW))
-    centre = transform_points(now_from_global, xyz_m)
-    yaw = yaw_of(now_from_global.rotation @ box.rotation)
-    lidar_up = lidar_poses.rotation[sample, step + _NOW][..., 2]
-    bottom = xyz_m - lidar_up * wlh_m[:, 2:] / 2
+    lidar = compose(global_from_ego, calibration.at((slice(None), None)))
+    now_from_global = invert(lidar.at((slice(None), _NOW)))
+    in_plane = Pose(now_from_global.rotation[:, :2], now_from_global.translation_m[:, :2])
+    in_plane = in_plane.at(sample)
+    keyframe = (sample, step + _NOW)
+    bottom_m = xyz_m - lidar.rotation[..., 2][keyframe] * wlh_m[:, 2:] / 2
     motion = planar_motion(
         global_from_ego.at((slice(None), slice(_NOW, _NOW + 1))),
         global_from_ego.at((slice(None), slice(_NOW + 1, None))),
     )
+    xy = transform_points(in_plane, xyz_m)
     return ObstacleBoxes(
         sample=sample,
         step=step,
         instance=instance,
-        xy_yaw=np.concatenate([centre[:, :2], yaw[:, None]], -1),
+        xy_yaw=np.column_stack([xy, _yaw_in_plane(in_plane, yaw_rad)]),
         wl=wlh_m[:, :2],
         category=category,
         category_names=category_names,
         visibility=visibility,
         n_points=n_points,
-        bottom_xy_m=transform_points(now_from_global, bottom)[:, :2],
+        bottom_xy_m=transform_points(in_plane, bottom_m),
         own_ego_xy_yaw=to_flat_frame(
-            np.concatenate([xyz_m[:, :2], yaw_rad[:, None]], -1),
-            then.translation_m[:, :2],
-            flat_yaw(then.rotation),
+            np.column_stack([xyz_m[:, :2], yaw_rad]),
+            global_from_ego.translation_m[..., :2][keyframe],
+            flat_yaw(global_from_ego.rotation)[keyframe],
         ),
         future_ego_xy_yaw=np.nan_to_num(motion),
         lidar_in_ego_m=calibration.translation_m[:, :2],
     )
 
 
-def _about_z(yaw_rad: FloatArray) -> FloatArray:
-    """(B, 3, 3) rotations about the vertical."""
-    cos, sin, zero = np.cos(yaw_rad), np.sin(yaw_rad), np.zeros_like(yaw_rad)
-    rows = ((cos, -sin, zero), (sin, cos, zero), (zero, zero, zero + 1))
-    return np.stack([np.stack(row, -1) for row in rows], -2)
+def _yaw_in_plane(plane_from_global: Pose, yaw_rad: FloatArray) -> FloatArray:
+    """(B,) yaws in the x-y plane of a frame of headings about GLOBAL's vertical."""
+    level = np.stack([np.cos(yaw_rad), np.sin(yaw_rad)], -1)
+    x_axis = rotate(plane_from_global.rotation[..., :2], level)
+    return np.arctan2(x_axis[:, 1], x_axis[:, 0])

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from odvla_bench.geometry import FloatArray, box_corners
 from odvla_bench.metrics.collision import packed_hits
 from odvla_bench.metrics.displacement import BoolArray
 from odvla_bench.metrics.footprint import Probe
-from odvla_bench.metrics.occupancy import ByteArray
+from odvla_bench.metrics.occupancy import ByteArray, vertex_cells
 from odvla_bench.metrics.protocols import N_STEPS, FootprintRule, RasterRule
 
 _OFF_DRIVABLE_LENGTH_M = 4.08
@@ -55,8 +56,8 @@ def off_drivable(
     return off[:, 1:] & ~off[:, :1]
 
 
-def _polygons(pred_m: FloatArray, rule: FootprintRule, raster: RasterRule) -> FloatArray:
-    """(N, 7, 4, 2) int32 vertices (column, row) of the rectangle at t0 and at each step."""
+def _polygons(pred_m: FloatArray, rule: FootprintRule, raster: RasterRule) -> npt.NDArray[np.int32]:
+    """(N, 7, 4, 2) vertices (column, row) of the rectangle at t0 and at each step."""
     ego = np.stack([pred_m[..., 1], -pred_m[..., 0]], -1)
     path = np.concatenate([np.zeros_like(ego[:, :1]), ego], axis=1)
     moved = np.diff(path, axis=1, prepend=path[:, :1])
@@ -67,14 +68,13 @@ def _polygons(pred_m: FloatArray, rule: FootprintRule, raster: RasterRule) -> Fl
         size * _OFF_DRIVABLE_LENGTH_M,
         size * rule.width_m,
     )
-    start, cell = float(raster.start_f32), float(raster.cell_f32)
-    return np.round((corners - start + cell / 2) / cell).astype(np.int32)
+    return vertex_cells(corners, raster)
 
 
-def _covers(blocked: BoolArray, polygon: FloatArray) -> bool:
+def _covers(blocked: BoolArray, polygon: npt.NDArray[np.int32]) -> bool:
     """Whether the filled polygon covers a blocked cell; only its bounding rectangle is drawn."""
-    top = np.maximum(polygon.min(0), 0)
-    crop = blocked[top[1] : polygon[:, 1].max() + 1, top[0] : polygon[:, 0].max() + 1]
+    top, end = np.maximum(polygon.min(0), 0), np.maximum(polygon.max(0) + 1, 0)
+    crop = blocked[top[1] : end[1], top[0] : end[0]]
     if not crop.any():
         return False
     canvas = np.zeros(crop.shape, np.uint8)

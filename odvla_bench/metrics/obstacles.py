@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 FIRST_STEP = -2
 _N_TRACK_STEPS = N_STEPS - FIRST_STEP + 1
 _NOW = -FIRST_STEP
+_WHOLE = ("sample", "step", "instance", "category", "visibility", "n_points")
 LIDAR_IN_EGO_M = (0.943713, 0.0)
 """x and y of LIDAR_TOP in EGO on the Singapore cars."""
 
@@ -150,6 +151,8 @@ class ObstacleBoxes:
 def _check_column(name: str, column: FloatArray | IntArray, shape: tuple[int, ...]) -> None:
     if column.shape != shape:
         raise InputError(f"Obstacle column {name} has shape {column.shape}; it must be {shape}.")
+    if name in _WHOLE and column.dtype.kind not in "iu":
+        raise InputError(f"Obstacle column {name} is {column.dtype}; it must hold whole numbers.")
     if column.dtype.kind == "f" and not (finite := np.isfinite(column)).all():
         row = int(np.argwhere(~finite)[0, 0])
         raise InputError(f"Obstacle column {name}, row {row}: {column[row]} is not finite.")

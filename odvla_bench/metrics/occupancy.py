@@ -145,6 +145,11 @@ def cell_polygons(
     width, length = obstacles.wl.astype(dtype).T
     corners = box_corners(xy_yaw[:, :2], xy_yaw[:, 2], length, width)
     metres = np.stack([_coordinate(corners, a, raster) for a in (raster.cols, raster.rows)], -1)
+    return vertex_cells(metres, raster)
+
+
+def vertex_cells(metres: FloatArray, raster: RasterRule) -> npt.NDArray[np.int32]:
+    """Grid indices of vertices given in metres along the axes of the drawn grid."""
     metres = metres.astype(raster.index_dtype)
     start, cell = metres.dtype.type(raster.start_f32), metres.dtype.type(raster.cell_f32)
     if raster.rounding == "truncate":

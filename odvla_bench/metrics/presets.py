@@ -156,7 +156,6 @@ AGENT_DRIVER_STP3 = replace(
     known_defects=(
         "called ST-P3 but uses VAD's obstacles and every keyframe",
         _DILUTED,
-        _HALF_CELL,
         _NO_HEADING,
         _SQUASHED,
         _VAD_UNSEEN,

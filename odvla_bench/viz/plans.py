@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from odvla_bench.baselines.inputs import list_column
+from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.evaluate.planning import PlanningEvaluation
 from odvla_bench.geometry import FloatArray
 from odvla_bench.metrics.scores import PlanningScores
@@ -63,7 +63,7 @@ def draw_side_by_side(
     """
     first = next(iter(evaluations.values()))
     agents = first.build.table("agents", first.split, _COLUMNS)
-    sideways = np.abs(first.truth.recorded_m("lidar_origin", "hold")[:, -1, 0])
+    sideways = np.abs(first.truth.recorded_m()[:, -1, 0])
     order = np.argsort(-sideways, kind="stable")
     _, best_of_scene = np.unique(first.truth.scene[order], return_index=True)
     rows = order[np.sort(best_of_scene)][:count]
@@ -87,7 +87,7 @@ def _keyframe(
     agents = agents.filter(pc.equal(agents["sample_token"], token))
     future = np.stack([list_column(agents, f"future_{c}_m") for c in "xy"], -1).reshape(-1, 6, 2)
     valid = list_column(agents, "future_valid").reshape(-1, 6).astype(bool)
-    recorded = evaluation.truth.recorded_m("lidar_origin", "zero")[row].copy()
+    recorded = evaluation.truth.recorded_m()[row].copy()
     recorded[evaluation.truth.n_valid[row] :] = np.nan
     return Keyframe(
         f"{evaluation.truth.scene[row]}  {token[:8]}" + (f"\n{note}" if note else ""),

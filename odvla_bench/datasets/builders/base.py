@@ -14,6 +14,7 @@ import pyarrow as pa
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.nuscenes.can_bus import CanBus, load_can_bus
+from odvla_bench.datasets.nuscenes.maps import Maps
 from odvla_bench.datasets.nuscenes.splits import split_of_scene
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
 from odvla_bench.datasets.records import RecordFile, open_records
@@ -82,7 +83,7 @@ class Unit:
     @property
     def name(self) -> str:
         """What the unit is called; unique among the units of its source."""
-        return f"{self.split or 'unassigned'}-{self.index:05d}-of-{self.count:05d}"
+        return f"{self.split or self.part or 'unassigned'}-{self.index:05d}-of-{self.count:05d}"
 
     def shard(self, split: str) -> str:
         """File name of the unit's rows of a split."""
@@ -141,6 +142,11 @@ class Context:
         )
 
     @cached_property
+    def maps(self) -> Maps:
+        """The vector maps that are among the request's files, by location."""
+        return Maps(self.files("map_captions"), self.request.cache_dir)
+
+    @cached_property
     def keyframes(self) -> Keyframes:
         """The keyframes by token."""
         return Keyframes.of(self.nuscenes)
@@ -163,8 +169,9 @@ class Context:
         """Digest of all raw contents and of the settings that can change a row of the sources."""
         request, nuscenes = self.request, self.nuscenes
         files = {f"{s}.{key}": p for s in sorted(sources) for key, p in self.files(s).items()}
-        if request.settings.matched_file is not None:
-            files["matched"] = request.settings.matched_file
+        matched = request.settings.matched_file
+        if matched is not None and matched.is_file():
+            files["matched"] = matched
         return digest_text(
             nuscenes.version,
             nuscenes.fingerprint,
@@ -229,7 +236,7 @@ class SourceBuilder(Protocol):
         """The rows of one unit."""
 
 
-_SOURCES = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux", "forecasting")
+_SOURCES = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux", "map_captions", "forecasting")
 
 BUILDERS: Registry[SourceBuilder] = Registry(
     "source", {name: f"odvla_bench.datasets.builders.{name}:BUILDER" for name in _SOURCES}

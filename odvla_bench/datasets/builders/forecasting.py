@@ -81,9 +81,9 @@ def _futures(
     """
     motion = EgoMotion.from_samples(samples)
     agents = Agents.from_tables(annotations, samples, motion.global_from_lidar)
-    xy, _, valid = agents.positions(FUTURE_STEPS)
+    _, _, own_xy, valid = agents.motion(FUTURE_STEPS)
     steps = np.cumprod(valid, axis=1).sum(1)
-    return agents.in_own_frame(xy), steps, valid.sum(1) > steps
+    return own_xy, steps, valid.sum(1) > steps
 
 
 def _lists(values: FloatArray, lengths: npt.NDArray[np.int64]) -> pa.ListArray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -232,15 +231,12 @@ def sample_of(token: str, keyframes: Keyframes, part: str = "") -> int:
     return sample
 
 
-_SPACES = re.compile(r"\s+")
-
-
 def sentence(text: str) -> str:
     """White space collapsed, a period at the end unless it ends as a sentence does."""
-    text = _SPACES.sub(" ", text).strip()
+    text = " ".join(text.split())
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def clause(text: str) -> str:
     """White space collapsed, and no period at the end."""
-    return _SPACES.sub(" ", text).strip().rstrip(".").rstrip()
+    return " ".join(text.split()).rstrip(". ")

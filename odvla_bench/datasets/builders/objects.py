@@ -56,7 +56,7 @@ def _matched(path: Path | None) -> list[str]:
             token = line.strip()
             if token and not _TOKEN.fullmatch(token):
                 raise InputError(
-                    f"{path}:{number}: {token:.40!r} is no nuScenes token. Write one "
+                    f"{path}:{number}: {token[:40]!r} is no nuScenes token. Write one "
                     "sample_annotation token a line, 32 hexadecimal digits."
                 )
             tokens.append(token)

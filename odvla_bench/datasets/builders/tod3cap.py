@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ _FARTHEST_M = 1e6
 _PART = "captions"
 _NOTHING = ("", "none", "null", "nan", "n/a", "unknown")
 _DETERMINER = re.compile(r"(?:an?|the|some|several|many|one|two|three|four|five)\b")
-_ASPECTS = {"motion": "motion", "environment": "map", "relation": "relation"}
+_ASPECTS = ("appearance", "motion", "environment", "relation")
 
 
 class TOD3CapBuilder:
@@ -105,8 +106,6 @@ class _Described(NamedTuple):
     motion: str
     environment: str
     relation: str
-    final: str
-    """The whole caption, as given or put together."""
     flags: tuple[str, ...]
 
 
@@ -178,20 +177,25 @@ class _Describer:
         if not looks:
             flags.append("empty_appearance")
             looks = _category_words(self.categories[self.instance_id[row]])
-        appearance = _with_article(looks)
-        parts = {name: _part(fields, key) for name, key in _ASPECTS.items()}
-        if not parts["environment"]:
+        motion, environment = _part(fields, "motion"), _part(fields, "map")
+        relation = _part(fields, "relation")
+        if not environment:
             flags.append("empty_map_caption")
-        if not parts["relation"]:
+        if not relation:
             flags.append("relation_none")
-        final = _something(text_of(fields, "final_caption", optional=True))
-        if not final:
+        if not _something(text_of(fields, "final_caption", optional=True)):
             flags.append("synth_final_caption")
-            where = [_part(fields, "localization"), _part(fields, "depth")]
-            final = _whole_caption(appearance, [*where, *parts.values()])
-        view, offset = _view(fields), _offset_m(fields)
         return _Described(
-            record, row, sample, view, offset, appearance, **parts, final=final, flags=tuple(flags)
+            record,
+            row,
+            sample,
+            _view(fields),
+            _offset_m(fields),
+            _with_article(looks),
+            motion,
+            environment,
+            relation,
+            tuple(flags),
         )
 
 
@@ -204,20 +208,20 @@ def _table(context: Context, found: Sequence[_Described]) -> pa.Table:
     full = context.request.settings.object_caption == "full"
     xy = places.lidar_m[:, :2]
     rows = [
-        _row(d, x, y, full=full, far=far)
+        _row(d, _whole_caption(d) if full else _capital(d.appearance), x, y, far=far)
         for d, (x, y), far in zip(found, xy.tolist(), off.tolist(), strict=True)
     ]
     extra = {
         **object_columns(context, annotations),
         **{"x_m": xy[:, 0].astype(np.float32), "y_m": xy[:, 1].astype(np.float32)},
-        **{n: [getattr(d, n) for d in found] for n in ("appearance", *_ASPECTS)},
+        **{n: [getattr(d, n) for d in found] for n in _ASPECTS},
     }
     return text_table(ALIGNMENT, BUILDER.name, UNSTATED, context.keyframes, rows, extra)
 
 
-def _row(d: _Described, x_m: float, y_m: float, *, full: bool, far: bool) -> TextRow:
-    place = f"at ({x_m:.2f},{y_m:.2f})."
-    text = f"{sentence(d.final)} It is {place}" if full else f"{_capital(d.appearance)} {place}"
+def _row(d: _Described, caption: str, x_m: float, y_m: float, *, far: bool) -> TextRow:
+    # Adding 0.0 turns a rounded -0.0 into 0.0: "-0.00" would be a second spelling to learn.
+    text = f"{caption} at ({round(x_m, 2) + 0.0:.2f},{round(y_m, 2) + 0.0:.2f})."
     return TextRow(
         d.record.key,
         d.sample,
@@ -247,12 +251,14 @@ def _part(fields: Mapping[str, Any], aspect: str) -> str:
     return _something(text_of(value if isinstance(value, dict) else fields, name, optional=True))
 
 
+@lru_cache(maxsize=1 << 14)  # the parts are templates and repeat a thousandfold
 def _something(text: str) -> str:
     """The text without white space and period around it, unless it only says that there is none."""
     cleaned = clause(text)
     return "" if cleaned.lower() in _NOTHING else cleaned
 
 
+@lru_cache(maxsize=1 << 14)
 def _with_article(looks: str) -> str:
     looks = looks.lower()
     if _DETERMINER.match(looks):
@@ -267,9 +273,15 @@ def _category_words(category: str) -> str:
     return " ".join(reversed(named or words)).replace("_", " ")
 
 
-def _whole_caption(appearance: str, parts: Sequence[str]) -> str:
+def _whole_caption(d: _Described) -> str:
+    """Everything that the record says, its own caption where it has one; ends with "It is"."""
+    fields = d.record.value
+    if final := _something(text_of(fields, "final_caption", optional=True)):
+        return f"{sentence(final)} It is"
+    where = (_part(fields, "localization"), _part(fields, "depth"))
+    parts = (*where, d.motion, d.environment, d.relation)
     said = [f"It is {part[0].lower()}{part[1:]}." for part in parts if part]
-    return " ".join([f"{_capital(appearance)}.", *said])
+    return " ".join([f"{_capital(d.appearance)}.", *said, "It is"])
 
 
 def _capital(text: str) -> str:

@@ -17,7 +17,15 @@ import pyarrow as pa
 
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, STEP_S
 from odvla_bench.datasets.nuscenes.tables import numpy_columns, poses
-from odvla_bench.geometry import FloatArray, Pose, invert, rotate, transform_points, yaw_of
+from odvla_bench.geometry import (
+    FloatArray,
+    Pose,
+    angle_of,
+    invert,
+    rotate,
+    transform_points,
+    yaw_of,
+)
 
 MAX_VELOCITY_GAP_S = 1.5
 """Longest time between the annotations of a one-sided velocity; twice that for a central one."""
@@ -93,8 +101,7 @@ class Agents:
     @cached_property
     def yaw_rad(self) -> FloatArray:
         """(M,) headings, counter-clockwise from +x (right) of the LIDAR frame at t0."""
-        axis = rotate(self.lidar_from_global.rotation[:, :2], self._heading)
-        return np.arctan2(axis[:, 1], axis[:, 0])
+        return angle_of(rotate(self.lidar_from_global.rotation[:, :2], self._heading))
 
     @cached_property
     def global_yaw_rad(self) -> FloatArray:
@@ -175,8 +182,7 @@ class Agents:
         place = self.global_from_box.translation_m
         xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), place[rows])[..., :2]
         # Only the heading axis is turned: a third of the work of turning whole rotations.
-        axis = rotate(self.lidar_from_global.rotation[:, None, :2], self._heading[rows])
-        yaw = np.arctan2(axis[..., 1], axis[..., 0])
+        yaw = angle_of(rotate(self.lidar_from_global.rotation[:, None, :2], self._heading[rows]))
         own = to_own_frame(place[rows][..., :2], place[:, :2], self.global_yaw_rad)
         there = valid[..., None]
         return AgentMotion(

@@ -81,7 +81,11 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 def connect(spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with bounded memory that spills to the folder `spill`."""
-    settings = {"preserve_insertion_order": "false", "temp_directory": str(spill)}
+    settings = {
+        "preserve_insertion_order": "false",
+        "temp_directory": str(spill),
+        "enable_progress_bar": "false",
+    }
     try:
         return duckdb.connect(config={**settings, "memory_limit": memory_limit})
     except duckdb.Error as error:

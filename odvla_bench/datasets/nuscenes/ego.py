@@ -19,6 +19,7 @@ from odvla_bench.datasets.nuscenes.tables import numpy_columns, poses
 from odvla_bench.geometry import (
     FloatArray,
     Pose,
+    angle_of,
     compose,
     invert,
     transform_points,
@@ -221,7 +222,7 @@ def _misread_yaw(rotation: FloatArray) -> FloatArray:
 
     In terms of the rotation matrix that numerator and denominator are R21 and R22, a roll angle.
     """
-    return np.arctan2(rotation[:, 2, 1], rotation[:, 2, 2])
+    return angle_of(rotation[:, 2, 2:0:-1])
 
 
 def _hold(

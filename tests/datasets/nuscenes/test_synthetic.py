@@ -44,7 +44,9 @@ def digests(root: Path) -> dict[str, str]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two whole scenes with sweeps, CAN bus and maps, one more only listed."""
     root = tmp_path_factory.mktemp("tree")
-    write_nuscenes(root, SyntheticConfig(n_scenes=2, seed=3, empty_scenes=1, can_rate=0.5))
+    write_nuscenes(
+        root, SyntheticConfig(n_scenes=2, seed=3, empty_scenes=1, can_rate=0.5, blocks=4)
+    )
     return root
 
 

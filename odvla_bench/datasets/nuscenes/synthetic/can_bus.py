@@ -95,8 +95,9 @@ def _grid(scene: SceneRecord) -> _Motion:
 
 
 def _smooth(values: FloatArray) -> FloatArray:
-    padded = np.pad(values, _SMOOTHING // 2, mode="edge")
-    return np.convolve(padded, np.full(_SMOOTHING, 1 / _SMOOTHING), mode="valid")
+    """A running mean, without change of length."""
+    sums = np.cumsum(np.pad(values, (_SMOOTHING // 2 + 1, _SMOOTHING // 2), mode="edge"))
+    return (sums[_SMOOTHING:] - sums[:-_SMOOTHING]) / _SMOOTHING
 
 
 def _times_us(keyframe_us: IntArray, hertz: float, rng: np.random.Generator) -> IntArray:
@@ -127,40 +128,25 @@ def _at(grid: _Motion, time_us: IntArray, rng: np.random.Generator) -> _Motion:
 _Columns = tuple[list[object] | FloatArray | IntArray, ...]
 
 
-def _pose(m: _Motion) -> _Columns:
-    n = m.noise
-    orientation = quaternion_wxyz(m.yaw_rad)
+def _imu(m: _Motion) -> _Columns:
+    """Acceleration (3), yaw quaternion's w and z, rotation rate (3), time."""
+    n, orientation = m.noise, quaternion_wxyz(m.yaw_rad)
     return (
         m.accel_mps2 + 0.05 * n[:, 0],
         m.speed_mps * m.yaw_rate_radps + 0.05 * n[:, 1],
         _GRAVITY_MPS2 + 0.1 * n[:, 2],
         orientation[:, 0],
         orientation[:, 3],
-        m.position_m[:, 0],
-        m.position_m[:, 1],
-        m.position_m[:, 2],
         0.01 * n[:, 1],
         0.01 * n[:, 0],
         m.yaw_rate_radps + 0.002 * n[:, 3],
         m.time_us,
-        m.speed_mps,
     )
 
 
-def _imu(m: _Motion) -> _Columns:
-    n = m.noise
-    orientation = quaternion_wxyz(m.yaw_rad)
-    return (
-        m.accel_mps2 + 0.08 * n[:, 0],
-        m.speed_mps * m.yaw_rate_radps + 0.08 * n[:, 1],
-        _GRAVITY_MPS2 + 0.15 * n[:, 2],
-        orientation[:, 0],
-        orientation[:, 3],
-        0.015 * n[:, 1],
-        0.015 * n[:, 0],
-        m.yaw_rate_radps + 0.003 * n[:, 3],
-        m.time_us,
-    )
+def _pose(m: _Motion) -> _Columns:
+    inertial = _imu(m)
+    return (*inertial[:5], *m.position_m.T, *inertial[5:], m.speed_mps)
 
 
 def _steering(m: _Motion) -> _Columns:
@@ -184,7 +170,7 @@ def _monitor(m: _Motion) -> _Columns:
         np.full(len(brake), 91),
         brake,
         1 + (brake > 0) + 2 * (brake > 5),
-        np.where(m.speed_mps > -1, 7, 0),
+        np.full(len(brake), 7),
         (wheel_deg > 60).astype(np.int64),
         np.round(rpm * (1 - spread), 4),
         np.round(rpm * (1 + spread), 4),

@@ -11,7 +11,7 @@ class Category(NamedTuple):
 
     name: str
     kind: str
-    """"vehicle", "cycle", "human" or "object": how it moves and which attributes it has."""
+    """How it moves and which attributes it has: "vehicle", "cycle", "human", else "object"."""
     weight: int
     """Instances among ten thousand; roughly the shares of trainval's annotations."""
     size_m: tuple[float, float, float]

@@ -64,7 +64,7 @@ class SyntheticConfig:
     """What a synthetic tree holds. The same configuration gives the same bytes."""
 
     version: str = "v1.0-mini"
-    """"v1.0-mini", "v1.0-trainval" or "v1.0-test"; the test set has no boxes."""
+    """One of "v1.0-mini", "v1.0-trainval", "v1.0-test"; the test set has no boxes."""
     n_scenes: int = 2
     """Scenes with samples; at most as many as the version's official splits have."""
     seed: int = 0

@@ -88,8 +88,8 @@ def _draw(
     corners = _corners(boxes.center_m[rows], boxes.size_m[track], boxes.yaw_rad[rows])
     seen = transform_points(camera_from_global, corners)
     in_front = seen[..., 2].min(1) > _NEAR_M
-    pixels = seen @ matrix.T
-    pixels = pixels[..., :2] / np.where(in_front[:, None], pixels[..., 2], 1.0)[..., None]
+    depth = np.where(in_front[:, None], seen[..., 2], 1.0)[..., None]
+    pixels = seen[..., :2] / depth * matrix[0, 0] + matrix[:2, 2]
     for i in np.argsort(-seen[..., 2].mean(1)):
         if in_front[i]:
             hull = cv2.convexHull(pixels[i].clip(-9_999, 9_999).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Synthetic towns: a grid of streets for each nuScenes location, and drives along them.
+"""Synthetic towns: a grid of streets for each nuScenes location, and paths along them.
 
 Everything is laid out on a PLAN, where streets are straight and cross at right angles, and carried
 into the GLOBAL frame by `Town.to_global`, which bends, turns and shifts the plan. The bend is
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from odvla_bench.geometry import FloatArray
+from odvla_bench.geometry import FloatArray, angle_of
 
 LANE_M = 3.5
 LANES = 2  # a direction
@@ -88,7 +88,7 @@ class Town:
     def yaw_at(self, plan_m: FloatArray, heading: FloatArray) -> FloatArray:
         """(..., 2) plan points and directions there → (...) GLOBAL yaws, radians."""
         ahead = self.to_global(plan_m + 0.5 * heading) - self.to_global(plan_m - 0.5 * heading)
-        return np.arctan2(ahead[..., 1], ahead[..., 0])
+        return angle_of(ahead)
 
 
 @functools.cache
@@ -228,7 +228,7 @@ def _evenly(points: FloatArray) -> FloatArray:
 def _resampled(points: FloatArray, stops: list[FloatArray]) -> Path:
     xy = _evenly(points)
     tangent = np.gradient(xy, STEP_M, axis=0)
-    yaw = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))
+    yaw = np.unwrap(angle_of(tangent))
     stop_index = [int(np.argmin(((xy - stop) ** 2).sum(1))) for stop in stops]
     heading = np.stack([np.cos(yaw), np.sin(yaw)], -1)
     return Path(xy, heading, np.gradient(yaw, STEP_M), np.array(stop_index, dtype=np.intp))

@@ -126,37 +126,38 @@ def _beside_road(
     when_s = rng.uniform(time_s[0] - 3, time_s[-1] + 5, count)
     near = drive.plan_at(when_s)[0] + rng.normal(0, 14, (count, 2))
     center, axis = _street_point(streets, near, rng)
-    side = rng.choice([-1.0, 1.0], count)
-    left = np.stack([-axis[:, 1], axis[:, 0]], -1)
-    with_traffic = side * streets.lane_side
-    kind = KIND[category]
-    lateral = np.select(
+    side = rng.choice([-1.0, 1.0], (count, 1))
+    outwards = np.stack([-axis[:, 1], axis[:, 0]], -1) * side
+    lateral_m = _lateral_m(rng, category)
+    human = KIND[category] == "human"
+    heading = axis * side * streets.lane_side
+    in_lot = (KIND[category] == "vehicle") & (lateral_m > WALK_M)
+    heading[in_lot] = outwards[in_lot]
+    crossing = active & human & (rng.random(count) < 0.15)
+    heading[crossing] = -outwards[crossing]
+    heading[human & ~crossing & (rng.random(count) < 0.5)] *= -1
+    pace_mps = np.where(active & human, rng.normal(1.2, 0.25, count).clip(0.5, 2), 0.0)
+    walked_m = pace_mps[:, None] * _strolls(time_s[None] - when_s[:, None], rng)
+    place = center + outwards * lateral_m[:, None]
+    plan = place[:, None] + walked_m[..., None] * heading[:, None]
+    turned_rad = rng.normal(0, np.where(KIND[category] == "object", 0.4, 0.03))
+    yaw = streets.yaw_at(plan, heading[:, None]) + turned_rad[:, None]
+    return streets.to_global(plan), yaw, np.ones(plan.shape[:2], bool)
+
+
+def _lateral_m(rng: np.random.Generator, category: IntArray) -> FloatArray:
+    """(N,) distances from the street's centre: kerb, car park, walkway, edge of the lanes."""
+    count, kind = len(category), KIND[category]
+    kerb_m, lot_m = (ROAD_HALF_M + KERB_M) / 2, rng.uniform(17, 32, count)
+    return np.select(
         [kind == "vehicle", kind == "human", category == _BARRIER],
         [
-            np.where(
-                rng.random(count) < 0.65, (ROAD_HALF_M + KERB_M) / 2, rng.uniform(17, 32, count)
-            ),
+            np.where(rng.random(count) < 0.65, kerb_m, lot_m),
             rng.uniform(KERB_M + 0.5, WALK_M, count),
             rng.choice([ROAD_HALF_M - 0.3, KERB_M + 0.4], count),
         ],
         rng.uniform(ROAD_HALF_M, WALK_M, count),
     )
-    heading = axis * with_traffic[:, None]
-    in_lot = (kind == "vehicle") & (lateral > WALK_M)
-    heading[in_lot] = left[in_lot] * side[in_lot, None]
-    walking = active & (kind == "human")
-    crossing = walking & (rng.random(count) < 0.15)
-    heading[crossing] = -left[crossing] * side[crossing, None]
-    back = walking & ~crossing & (rng.random(count) < 0.5)
-    heading[back] *= -1
-    walked = walking[:, None] * rng.normal(1.2, 0.25, (count, 1)).clip(0.5, 2)
-    walked = walked * _strolls(time_s[None] - when_s[:, None], rng)
-    plan = (center + left * (side * lateral)[:, None])[:, None] + walked[..., None] * heading[
-        :, None
-    ]
-    turned = np.where(kind == "object", rng.normal(0, 0.4, count), rng.normal(0, 0.03, count))
-    yaw = streets.yaw_at(plan, heading[:, None]) + turned[:, None]
-    return streets.to_global(plan), yaw, np.ones(plan.shape[:2], bool)
 
 
 def _street_point(

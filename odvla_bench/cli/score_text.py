@@ -1,0 +1,207 @@
+"""`odvla-bench score-text`: score two JSON Lines files, without a build."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from odvla_bench.cli.console import out, print_table
+from odvla_bench.cli.options import Seed
+from odvla_bench.errors import InputError, PredictionError
+
+if TYPE_CHECKING:
+    from odvla_bench.metrics.text.profiles import ScoreOptions
+    from odvla_bench.metrics.text.tables import ScoreTable
+
+_MAX_LINE_BYTES = 1 << 22
+_MAX_SHOWN = 5
+
+
+def score_text(
+    *,
+    preds: Annotated[
+        Path, typer.Option(help='JSON Lines of {"id", "prediction"}; null counts as missing.')
+    ],
+    refs: Annotated[
+        Path,
+        typer.Option(
+            help='JSON Lines of {"id"} with "references" (captions), "narration" and "reasoning" '
+            '(nux-*), or "answer", "template_type" and "num_hop" (nuscenesqa-*); "scene" groups '
+            "samples for the intervals."
+        ),
+    ],
+    profile: Annotated[str, typer.Option(help="How to score, for example nucaption-ptb.")],
+    bertscore: Annotated[bool, typer.Option("--bertscore", help="Add BERTScore.")] = False,
+    bertscore_model: Annotated[
+        str, typer.Option(help="A model's name, or the folder of one.")
+    ] = "roberta-large",
+    bertscore_layer: Annotated[
+        int | None, typer.Option(help="Layer to compare; needed for a folder.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
+    seed: Seed = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="JVMs for METEOR.", show_default="one a core")
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="Write the result to this file, as JSON.")
+    ] = None,
+) -> None:
+    """Score texts against references under a named profile."""
+    from odvla_bench.metrics.text.profiles import ScoreOptions
+    from odvla_bench.metrics.text.scoring import TextOptions
+    from odvla_bench.metrics.text.tables import Resampling
+
+    options = ScoreOptions(
+        bertscore=bertscore,
+        text=TextOptions(
+            bertscore_model=bertscore_model, bertscore_layer=bertscore_layer, workers=workers
+        ),
+        resampling=Resampling(resamples=resamples, seed=seed),
+    )
+    targets = _by_id(refs)
+    predictions = _join(_by_id(preds), targets, preds)
+    table = _score(profile, predictions, targets, refs, options)
+    if out_file is not None:
+        out_file.write_text(json.dumps(_as_json(table), indent=2) + "\n")
+    print_scores(table)
+
+
+def print_scores(table: ScoreTable) -> None:
+    """Print every number times 100 with its interval, what was counted, and the signature."""
+    rows = [
+        (row.group, row.metric, _number(row.value), *map(_number, row.interval or ()))
+        for row in table.rows
+    ]
+    header = ("group", "metric", "score × 100", "low", "high")
+    print_table(table.profile, header, rows, numbers_from=2)
+    out.print(", ".join(f"{name}: {count}" for name, count in table.counts.items()))
+    out.print(table.signature, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.2f}"
+
+
+def _score(
+    name: str,
+    predictions: list[str | None],
+    targets: dict[str, dict[str, Any]],
+    refs: Path,
+    options: ScoreOptions,
+) -> ScoreTable:
+    from odvla_bench.metrics import qa
+    from odvla_bench.metrics.text import profiles
+    from odvla_bench.registry import suggest
+
+    clusters = _clusters(targets, refs)
+    if name in qa.PROFILES:
+        return qa.score_qa(
+            qa.PROFILES.get(name),
+            predictions,
+            _column(targets, "answer", str, refs),
+            _column(targets, "template_type", str, refs),
+            _column(targets, "num_hop", int, refs),
+            clusters=clusters,
+            resampling=options.resampling,
+        )
+    if name not in profiles.PROFILES:
+        raise suggest(name, [*profiles.PROFILES, *qa.PROFILES], kind="profile")
+    profile = profiles.PROFILES.get(name)
+    if isinstance(profile, profiles.NuxProfile):
+        columns = (_column(targets, key, str, refs) for key in ("narration", "reasoning"))
+        parts = [profiles.NuxParts(*pair) for pair in zip(*columns, strict=True)]
+        return profiles.score_nux(profile, predictions, parts, clusters=clusters, options=options)
+    references = _column(targets, "references", list, refs)
+    return profiles.score_captions(
+        profile, predictions, references, clusters=clusters, options=options
+    )
+
+
+def _join(
+    found: dict[str, dict[str, Any]], targets: dict[str, dict[str, Any]], preds: Path
+) -> list[str | None]:
+    """The prediction of each target, None where it is absent, null, or not said to be ok."""
+    if unknown := [key for key in found if key not in targets]:
+        raise PredictionError(
+            f"{preds}: {len(unknown)} predictions have an id that no reference has, "
+            f"for example {unknown[:_MAX_SHOWN]}. Score the split they were made for."
+        )
+    answers: list[str | None] = []
+    for key in targets:
+        record = found.get(key, {})
+        text = record.get("prediction") if record.get("status", "ok") == "ok" else None
+        if text is not None and not isinstance(text, str):
+            raise PredictionError(f"{preds}: the prediction of id {key!r} is not a string or null.")
+        answers.append(text)
+    return answers
+
+
+def _column(targets: dict[str, dict[str, Any]], key: str, kind: type, refs: Path) -> list[Any]:
+    """One field of every reference."""
+    for name, record in targets.items():
+        if not isinstance(record.get(key), kind) or isinstance(record[key], bool):
+            raise InputError(
+                f"{refs}: id {name!r} needs {key!r} as {kind.__name__}; "
+                f"it has {sorted(record)}. See `odvla-bench score-text --help`."
+            )
+    return [record[key] for record in targets.values()]
+
+
+def _clusters(targets: dict[str, dict[str, Any]], refs: Path) -> list[str] | None:
+    """The scene of every reference, or None if no reference names one."""
+    if any("scene" in record for record in targets.values()):
+        return _column(targets, "scene", str, refs)
+    return None
+
+
+def _by_id(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of a JSON Lines file by their `id`."""
+    records: dict[str, dict[str, Any]] = {}
+    for number, record in _records(path):
+        key = record.get("id") if isinstance(record, dict) else None
+        if not isinstance(key, str | int) or isinstance(key, bool):
+            raise InputError(f"{path}, line {number}: not an object with an `id`.")
+        if str(key) in records:
+            raise InputError(f"{path}, line {number}: id {key!r} occurs twice; keep one.")
+        records[str(key)] = record
+    if not records:
+        raise InputError(f"{path} holds no record.")
+    return records
+
+
+def _records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line number and value of each line that is not empty."""
+    try:
+        with path.open("rb") as f:
+            for number, line in enumerate(iter(lambda: f.readline(_MAX_LINE_BYTES + 1), b""), 1):
+                if len(line) > _MAX_LINE_BYTES:
+                    raise InputError(f"{path}, line {number}: longer than {_MAX_LINE_BYTES} bytes.")
+                if line.strip():
+                    yield number, json.loads(line)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
+
+
+def _as_json(table: ScoreTable) -> dict[str, Any]:
+    """The result as plain JSON values; a number that does not exist is null."""
+    return {
+        "profile": table.profile,
+        "signature": table.signature,
+        "counts": dict(table.counts),
+        "scores": [
+            {
+                "group": row.group,
+                "metric": row.metric,
+                "value": row.value if row.value == row.value else None,
+                "interval": list(row.interval) if row.interval else None,
+            }
+            for row in table.rows
+        ],
+    }

@@ -1,0 +1,143 @@
+"""Stage-1 map captions: the vector map around each keyframe as text, and its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
+from odvla_bench.datasets.builders.language import TextRow, text_table
+from odvla_bench.datasets.builders.map_text import (
+    AREA_M,
+    CAPTION_LAYERS,
+    Found,
+    around,
+    captions,
+)
+from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
+from odvla_bench.datasets.builders.requirements import Requirement
+from odvla_bench.datasets.nuscenes.ego import EgoMotion
+from odvla_bench.datasets.nuscenes.map_json import POLYGON_LAYERS
+from odvla_bench.datasets.nuscenes.maps import Patches
+from odvla_bench.datasets.prompts import DEFAULT
+from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
+
+LICENSE = "CC BY-NC-SA 4.0"
+"""The map's; the wording is this package's."""
+
+LOCATIONS = (
+    "boston-seaport",
+    "singapore-hollandvillage",
+    "singapore-onenorth",
+    "singapore-queenstown",
+)
+
+
+def _file(location: str) -> Requirement:
+    return Requirement(
+        location,
+        (f"maps/expansion/{location}.json",),
+        "map expansion v1.3 on nuscenes.org/download, unpacked into the nuScenes root's maps/",
+        LICENSE,
+        "tens of MB",
+        ALIGNMENT.name,
+        place="nuscenes",
+    )
+
+
+class MapCaptionsBuilder:
+    """One caption a keyframe that has a LIDAR pose and whose location has a map."""
+
+    name = "map_captions"
+    tables = (ALIGNMENT.name, MAP_ELEMENTS.name)
+    requires = tuple(map(_file, LOCATIONS))
+
+    def plan(self, context: Context) -> list[Unit]:
+        """Units of `scenes_per_shard` scenes of one split, in scene order; none without maps."""
+        return plan_scenes(self.name, context) if context.maps else []
+
+    def build(self, context: Context, unit: Unit) -> UnitRows:
+        """Captions and vectors of the unit's keyframes, location by location."""
+        samples = rows_where(context.nuscenes.samples, "scene_id", unit.payload)
+        location = context.nuscenes.scenes["location"].take(samples["scene_id"])
+        samples = samples.append_column("location", location)
+        read = {ALIGNMENT.name: samples.num_rows}
+        if not unit.split:
+            return UnitRows({}, read, list(_drops(samples, "no_split")))
+        seen = samples.filter(samples["has_lidar"])
+        mapped = pc.is_in(seen["location"], pa.array(list(context.maps), pa.string()))
+        dropped = [
+            *_drops(samples.filter(pc.invert(samples["has_lidar"])), "no_lidar"),
+            *_drops(seen.filter(pc.invert(mapped)), "no_map"),
+        ]
+        rows, elements = _rows(context, seen.filter(mapped))
+        tables = {ALIGNMENT.name: rows, MAP_ELEMENTS.name: elements}
+        return UnitRows(tables, {**read, MAP_ELEMENTS.name: elements.num_rows}, dropped)
+
+
+BUILDER = MapCaptionsBuilder()
+
+
+def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Rows of both tables, by keyframe."""
+    rows: list[TextRow] = []
+    elements = [MAP_ELEMENTS.schema.empty_table()]
+    for location in samples["location"].unique().to_pylist():
+        here = samples.filter(pc.equal(samples["location"], location))
+        pose = EgoMotion.from_samples(here).global_from_lidar
+        found = around(context.maps[location], Patches.around(pose, AREA_M))
+        texts = captions(found, here.num_rows, AREA_M)
+        keys = (here["sample_id"].to_pylist(), here["token"].to_pylist())
+        rows += map(_row, *keys, texts)
+        elements += [element_table(here, name, found[name]) for name in CAPTION_LAYERS]
+    rows.sort(key=lambda row: row.sample_id)
+    table = text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
+    return table, pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
+
+
+def _row(sample_id: int, token: str, text: str) -> TextRow:
+    question = DEFAULT.question("map_caption")
+    return TextRow(
+        token, sample_id, "map_caption", "<map>", question, text, text, token, -1, raw=""
+    )
+
+
+def element_table(samples: pa.Table, layer: str, found: Found) -> pa.Table:
+    """Rows of the table of map elements: one a line, or a ring of a polygon."""
+    closed = layer in POLYGON_LAYERS
+    lines, owner = found.geometry, np.arange(len(found.geometry))
+    if closed:
+        lines, owner = shapely.get_rings(found.geometry, return_index=True)
+    hole = np.diff(owner, prepend=-1) == 0
+    xy = shapely.get_coordinates(lines)
+    ends = np.cumsum(shapely.get_num_points(lines))
+    offsets = pa.array(np.r_[0, ends].astype(np.int32))
+    of = samples.take(pa.array(found.keyframe[owner]))
+    columns = {
+        "sample_id": of["sample_id"],
+        "sample_token": of["token"],
+        "layer": pa.repeat(layer, len(lines)),
+        "kind": pa.array(np.where(hole, "hole", found.kind[owner]), pa.string()),
+        "element_token": pa.array(found.token[owner], pa.string()),
+        "closed": pa.repeat(closed, len(lines)),
+        **{
+            f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i].astype(np.float32)))
+            for i, axis in enumerate("xy")
+        },
+    }
+    schema = MAP_ELEMENTS.schema
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:
+    why = {
+        "no_split": "no official split names its scene",
+        "no_lidar": "it has no LIDAR_TOP record, and with it no pose",
+        "no_map": "the map expansion has no file for its location",
+    }[reason]
+    for token in samples["token"].to_pylist():
+        yield Drop(ALIGNMENT.name, token, reason, f"keyframe {token}: {why}")

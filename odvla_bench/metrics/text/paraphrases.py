@@ -1,0 +1,200 @@
+"""METEOR's paraphrase table, cut down to the entries a corpus can use.
+
+The table has 5.27 million entries, and reading them is nearly all that starting METEOR costs. An
+entry can only match if both its phrases occur in the corpus. The table is sorted by its first
+phrases. An index, made once on each machine, files all entries of a first phrase together under
+that phrase's longest pair of neighbouring words, or under its word. Of the entries filed under
+what the corpus has, those are kept whose words and pairs of words all are in it.
+
+METEOR normalises texts itself: it lower-cases, splits at punctuation, and drops periods inside
+abbreviations. Words are therefore compared by their runs of a-z and 0-9, with and without periods;
+what is not made of those never excludes an entry. An entry too many changes no score.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from odvla_bench.metrics.text.java import pycocoevalcap_file
+
+_FORMAT = 4
+_PIECE = re.compile(r"[0-9a-z]+")
+# Byte → itself if it can be part of a piece, else a space; line ends stay.
+_PIECES_ONLY = bytes(
+    b if chr(b) in "0123456789abcdefghijklmnopqrstuvwxyz\n" else 0x20 for b in range(256)
+)
+_BLOCK_BYTES = 1 << 22
+_COMPRESSED_BYTES = 1_024
+"""Blocks of entries from this size on are compressed; smaller ones gain little."""
+
+
+def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = None) -> int:
+    """Write the entries `texts` can use, gzipped as METEOR reads them; return their number.
+
+    Args:
+        texts: every prediction and reference.
+        path: where to write; replaced.
+        cache: folder of the index, by default that of `default_cache`. Where it cannot be
+            written, the index is made anew in a temporary folder each time, which takes seconds.
+    """
+    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
+    try:
+        index = _cached_index(table, cache or default_cache())
+    except OSError:
+        with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
+            return _write_from(_cached_index(table, Path(folder)), corpus_runs(texts), path)
+    return _write_from(index, corpus_runs(texts), path)
+
+
+def default_cache() -> Path:
+    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
+
+
+def corpus_runs(texts: Iterable[str]) -> set[bytes]:
+    """The pieces and pairs of neighbouring pieces that METEOR's normaliser can make of `texts`.
+
+    A piece is a run of a-z and 0-9; the pieces of a pair are separated by a space.
+    """
+    pieces: set[str] = set()
+    pairs: set[tuple[str, str]] = set()
+    for text in map(str.lower, texts):
+        found = _PIECE.findall(text)
+        pieces.update(found)
+        pairs.update(pairwise(found))
+        if "." in text:
+            found, joints = _without_periods(text)
+            pieces.update(found)
+            pairs.update(joints)
+    return {run.encode() for run in (*pieces, *map(" ".join, pairs))}
+
+
+def _without_periods(text: str) -> tuple[list[str], Iterator[tuple[str, str]]]:
+    """The pieces of `text` with some words' periods dropped, and how those words may join."""
+    forms = [
+        (with_period, without)
+        for word in text.split()
+        if (with_period := _PIECE.findall(word))
+        and (without := _PIECE.findall(word.replace(".", "")))
+    ]
+    joints = (
+        (left[-1], right[0])
+        for before, after in pairwise(forms)
+        for left in before
+        for right in after
+    )
+    return [piece for _, without in forms for piece in without], joints
+
+
+def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
+    """Write the entries of `index` whose phrases are made of `runs`; return their number."""
+    kept = 0
+    query = "SELECT entries FROM entry WHERE run = ?"
+    database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
+    with closing(database), gzip.open(path, "wb", 1) as out:
+        for run in [b"", *sorted(runs)]:
+            for (block,) in database.execute(query, (run,)):
+                usable = _usable(_unpack(block).split(b"\n"), runs)
+                out.writelines(b"%b\n%b\n%b\n" % entry for entry in usable)
+                kept += len(usable)
+    return kept
+
+
+def _usable(lines: list[bytes], runs: set[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+    """Those of one first phrase's entries whose phrases are made of `runs`.
+
+    An entry is three lines: probability, phrase, paraphrase.
+    """
+    if not _occurs(_pieces(lines[1]), runs):
+        return []
+    paraphrases = b"\n".join(lines[2::3]).translate(_PIECES_ONLY).split(b"\n")
+    entries = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
+    return [
+        entry
+        for entry, pieces in zip(entries, paraphrases, strict=True)
+        if _occurs(pieces.split(), runs)
+    ]
+
+
+def _occurs(pieces: list[bytes], runs: set[bytes]) -> bool:
+    """Whether a phrase's pieces, and its pairs of neighbouring pieces, are all among `runs`."""
+    return runs.issuperset(pieces) and runs.issuperset(_pairs(pieces))
+
+
+def _pairs(pieces: list[bytes]) -> list[bytes]:
+    return [a + b" " + b for a, b in pairwise(pieces)]
+
+
+def _pieces(phrase: bytes) -> list[bytes]:
+    return phrase.translate(_PIECES_ONLY).split()
+
+
+def _cached_index(table: Path, folder: Path) -> Path:
+    """The index of `table` in `folder`, made if it is not there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    with table.open("rb") as f:
+        f.seek(-8, os.SEEK_END)
+        checksum = f.read(4)[::-1].hex()
+    index = folder / f"meteor-paraphrases-{checksum}-v{_FORMAT}.sqlite"
+    if not index.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as making:
+            unfinished = Path(making) / index.name
+            _make_index(table, unfinished)
+            unfinished.replace(index)
+    return index
+
+
+def _make_index(table: Path, path: Path) -> None:
+    """Make the index: a table from a run of a first phrase to that phrase's entries."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("CREATE TABLE entry (run BLOB, entries BLOB)")
+        db.executemany("INSERT INTO entry VALUES (?, ?)", _filed_entries(table))
+        db.execute("CREATE INDEX by_run ON entry (run)")
+
+
+def _filed_entries(table: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Run and entries of each first phrase; of one cut in two by a block, twice."""
+    for lines in _line_blocks(table):
+        start = 0
+        for phrase, same in groupby(lines[1::3]):
+            stop = start + 3 * sum(1 for _ in same)
+            pieces = _pieces(phrase)
+            run = max(_pairs(pieces) or pieces, key=len, default=b"")
+            yield run, _pack(b"\n".join(lines[start:stop]))
+            start = stop
+
+
+def _line_blocks(table: Path) -> Iterator[list[bytes]]:
+    """The table's lines without their ends, whole entries at a time."""
+    with gzip.open(table, "rb") as f:
+        rest: list[bytes] = [b""]
+        while block := f.read(_BLOCK_BYTES):
+            lines = [*rest[:-1], *(rest[-1] + block).split(b"\n")]
+            whole = (len(lines) - 1) // 3 * 3
+            rest = lines[whole:]
+            yield lines[:whole]
+
+
+def _pack(entries: bytes) -> bytes:
+    """Entries as stored: compressed if that is worth its while."""
+    return entries if len(entries) < _COMPRESSED_BYTES else zlib.compress(entries, 1)
+
+
+def _unpack(block: bytes) -> bytes:
+    """Stored entries; they start with a digit, and zlib's streams with an x."""
+    return zlib.decompress(block) if block.startswith(b"x") else block
