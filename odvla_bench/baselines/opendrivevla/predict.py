@@ -177,7 +177,8 @@ def prompting_of(prediction: Prediction) -> Prompting:
 def _answerer(prediction: Prediction) -> Answerer:
     """The model on this process's device; kept from shard to shard."""
     prompting = prompting_of(prediction)
-    source = open_source(prediction.tokens, visual=prompting.visual)
+    build = open_build(prediction.data)
+    source = open_source(prediction.tokens, build, visual=prompting.visual)
     device = _device()
     bf16 = prediction.dtype == "bfloat16" or (prediction.dtype == "auto" and device != "cpu")
     loaded = open_model(prediction.model, dtype=torch.bfloat16 if bf16 else torch.float32)
@@ -207,7 +208,7 @@ def _conversations(prediction: Prediction) -> pa.Table:
 def _key(prediction: Prediction) -> str:
     """Digest of all that decides the answers but the weights, whose folder is named."""
     build = open_build(prediction.data)
-    source = open_source(prediction.tokens, visual=prompting_of(prediction).visual)
+    source = open_source(prediction.tokens, build, visual=prompting_of(prediction).visual)
     weights = sorted(resolve(prediction.model).glob("*.safetensors"))
     return digest_text(
         build.fingerprint,
@@ -230,6 +231,8 @@ def _write(prediction: Prediction, answers: pa.Table) -> None:
         "prompts": prompting.profile.digest,
         "inputs": ",".join(prompting.inputs),
         "waypoint_codec": prompting.codec_name,
+        "tokens": prediction.tokens if prompting.visual else "none",
+        "sees_the_future": "false",
         "command": prediction.command or "recorded",
         "batch_size": str(prediction.decoding.batch_size),
     }

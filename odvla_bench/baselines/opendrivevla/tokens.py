@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from odvla_bench.baselines.opendrivevla.configuration import MAP, OBJECT, SCENE, TRACK
 from odvla_bench.baselines.opendrivevla.features import FeatureStore
+from odvla_bench.datasets.reader import Build
 from odvla_bench.errors import InputError
 
 
@@ -48,13 +49,18 @@ class TokenSource(Protocol):
         """
 
 
+ANNOTATIONS = "annotations"
+"""In place of a folder: tokens made from the build's annotations, which are privileged."""
+
+
 def open_source(
-    folder: str, *, visual: bool, source: TokenSource | None = None
+    folder: str, build: Build, *, visual: bool, source: TokenSource | None = None
 ) -> TokenSource | None:
     """The visual tokens that prompts need; None where they show none.
 
     Args:
-        folder: of a feature store, or empty.
+        folder: of a feature store, or `annotations`, or empty.
+        build: the build whose keyframes are meant.
         visual: whether the prompts show visual tokens.
         source: what to use instead of a folder.
 
@@ -68,6 +74,10 @@ def open_source(
             "The prompts show visual tokens: name a feature store with --tokens. A text-only model "
             "is one trained with --inputs ego,history,command."
         )
+    if folder == ANNOTATIONS:
+        from odvla_bench.baselines.opendrivevla.build_tokens import AnnotationTokens
+
+        return AnnotationTokens(build)
     return FeatureStore(Path(folder))
 
 

@@ -65,7 +65,7 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
         codec=config.waypoint_codec,
         system_file=config.system_file,
     )
-    source = open_source(config.tokens, visual=prompting.visual, source=source)
+    source = open_source(config.tokens, build, visual=prompting.visual, source=source)
     loaded = _model(config, prompting)
     conversations = read_conversations(
         build, config.stage, config.split, prompting, answers=True, limit=config.limit
