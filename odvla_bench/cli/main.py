@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from odvla_bench.cli.ablate import ablate
 from odvla_bench.cli.build_data import build_data
 from odvla_bench.cli.check import check
 from odvla_bench.cli.demo import demo
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "export": export,
     "train": train,
+    "ablate": ablate,
     "predict": predict,
     "eval": eval_,
     "compare": compare,

@@ -115,3 +115,12 @@ def motion_table(
         | {"rows": (scores.counted & rows[:, None]).sum(0).tolist()}
         for name, rows in groups.items()
     }
+
+
+def hold_last(xy_m: FloatArray) -> FloatArray:
+    """(N, 6, 2) positions with what is NaN at the last position before it, or at the origin."""
+    held = np.where(np.isfinite(xy_m), xy_m, 0.0)
+    there = np.isfinite(xy_m).all(-1)
+    for step in range(1, xy_m.shape[1]):
+        held[:, step] = np.where(there[:, step, None], held[:, step], held[:, step - 1])
+    return held

@@ -17,7 +17,7 @@ from odvla_bench.baselines.training.data import TrainingData
 from odvla_bench.baselines.training.loss import token_losses
 from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.metrics.displacement import displacement_m
-from odvla_bench.metrics.forecasting import score_motion
+from odvla_bench.metrics.forecasting import hold_last, score_motion
 
 Metrics = dict[str, float]
 
@@ -103,10 +103,7 @@ def _plans(texts: list[str], truth: list[str], prompting: Prompting) -> Metrics:
 def _motion(texts: list[str], truth: list[str], prompting: Prompting) -> Metrics:
     """ADE and FDE at 3 s over agents whose future reaches it."""
     pred, real, failed = _positions(texts, truth, prompting.codec("forecasting"))
-    last = np.isfinite(pred).all(-1).cumsum(1).argmax(1)
-    held = np.take_along_axis(pred, last[:, None, None].repeat(2, -1), 1)
-    pred = np.where(np.isfinite(pred), pred, np.nan_to_num(held))
-    scores = score_motion(pred[:, None], np.nan_to_num(real), np.isfinite(real).all(-1))
+    scores = score_motion(hold_last(pred)[:, None], np.nan_to_num(real), np.isfinite(real).all(-1))
     ade, fde = (float(scores.mean(m)[-1]) for m in ("min_ade_m", "min_fde_m"))
     return {"ade_m": ade, "fde_m": fde, "failed_parses": failed}
 
