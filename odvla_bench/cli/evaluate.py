@@ -19,9 +19,15 @@ def eval_(
     preds: Annotated[Path, typer.Option(help="Predictions: .parquet, .jsonl, .json or .pkl.")],
     data: options.BuildDir,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.")] = None,
+    task: Annotated[
+        str, typer.Option(help="planning, nucaption, nuscenes_qa, nux or tod3cap.")
+    ] = "planning",
     protocol: Annotated[
         str, typer.Option(help="Comma-separated protocols, or all; see `odvla-bench protocols`.")
     ] = "all",
+    profile: Annotated[
+        str | None, typer.Option(help="Of a language task: how to score, such as nux-ptb.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="Split to score.", show_default="the one predicted")
     ] = None,
@@ -37,8 +43,12 @@ def eval_(
     ] = 8,
     seed: options.Seed = 0,
 ) -> None:
-    """Score predictions on a build under the published protocols."""
+    """Score predictions on a build: plans by protocols, texts by profiles."""
     from odvla_bench.datasets.reader import open_build
+
+    if task != "planning":
+        _eval_language(open_build(data), preds, task, profile, split or "val", out_dir, seed)
+        return
     from odvla_bench.datasets.waypoints import get_codec
     from odvla_bench.evaluate.planning import evaluate_planning
     from odvla_bench.evaluate.results import results_of, write_results
@@ -62,6 +72,29 @@ def eval_(
         _draw(evaluation, names, out_dir / PICTURE, pictures)
     write_results(evaluation, results, out_dir)
     out.print(f"results: {out_dir}")
+
+
+def _eval_language(
+    build: Any,
+    preds: Path,
+    task: str,
+    profile: str | None,
+    split: str,
+    out_dir: Path | None,
+    seed: int,
+) -> None:
+    from odvla_bench.cli.score_text import as_json, print_scores
+    from odvla_bench.datasets.writer import write_json
+    from odvla_bench.evaluate.language import evaluate_language
+    from odvla_bench.metrics.text.profiles import ScoreOptions
+    from odvla_bench.metrics.text.tables import Resampling
+
+    options = ScoreOptions(resampling=Resampling(seed=seed))
+    table = evaluate_language(build, preds, task, profile=profile, split=split, options=options)
+    print_scores(table)
+    if out_dir is not None:
+        write_json(out_dir / "results.json", {"task": task, "split": split, **as_json(table)})
+        out.print(f"results: {out_dir}")
 
 
 def protocol_names(wanted: str) -> list[str]:

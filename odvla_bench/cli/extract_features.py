@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from odvla_bench.cli.console import progress
 
 
 def extract_features(
+    *,
     nuscenes_root: options.NuScenesRoot,
     data: options.BuildDir,
     checkpoint: Annotated[
@@ -25,18 +26,16 @@ def extract_features(
     ] = "released",
     precision: Annotated[str, typer.Option(help="fp32, tf32, bf16 or fp16.")] = "fp32",
     device: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Such as cuda:0 or cpu.", show_default="a GPU where there is one"),
     ] = None,
     scenes_at_once: Annotated[int, typer.Option(min=1, help="Scenes side by side.")] = 1,
     executor: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Only the first scenes."),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out keyframes with unreadable images.")
-    ] = False,
+    skip_bad: options.SkipBad = False,
 ) -> None:
     """Run the perception over a build, scene by scene; started again, it goes on."""
     import torch

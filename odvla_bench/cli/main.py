@@ -14,6 +14,7 @@ from odvla_bench.cli.demo import demo
 from odvla_bench.cli.doctor import doctor
 from odvla_bench.cli.evaluate import compare, eval_
 from odvla_bench.cli.export import export
+from odvla_bench.cli.extract_features import extract_features
 from odvla_bench.cli.inspect_build import inspect_build
 from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_build,
     "check": check,
     "export": export,
+    "extract-features": extract_features,
     "train": train,
     "ablate": ablate,
     "predict": predict,

@@ -25,3 +25,6 @@ MemoryLimit = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what lies there.")]
 Split = Annotated[str, typer.Option(help="Split of the build, such as val.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out keyframes with unreadable images.")
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +10,11 @@ import typer
 
 from odvla_bench.cli.console import out, print_table
 from odvla_bench.cli.options import Seed
-from odvla_bench.errors import InputError, PredictionError
+from odvla_bench.errors import InputError
 
 if TYPE_CHECKING:
     from odvla_bench.metrics.text.profiles import ScoreOptions
     from odvla_bench.metrics.text.tables import ScoreTable
-
-_MAX_LINE_BYTES = 1 << 22
-_MAX_SHOWN = 5
 
 
 def score_text(
@@ -55,6 +51,7 @@ def score_text(
     from odvla_bench.metrics.text.profiles import ScoreOptions
     from odvla_bench.metrics.text.scoring import TextOptions
     from odvla_bench.metrics.text.tables import Resampling
+    from odvla_bench.predictions.texts import match_answers, read_records
 
     options = ScoreOptions(
         bertscore=bertscore,
@@ -63,11 +60,11 @@ def score_text(
         ),
         resampling=Resampling(resamples=resamples, seed=seed),
     )
-    targets = _by_id(refs)
-    predictions = _join(_by_id(preds), targets, preds)
+    targets = read_records(refs)
+    predictions = match_answers(preds, read_records(preds), list(targets))
     table = _score(profile, predictions, targets, refs, options)
     if out_file is not None:
-        out_file.write_text(json.dumps(_as_json(table), indent=2) + "\n")
+        out_file.write_text(json.dumps(as_json(table), indent=2) + "\n")
     print_scores(table)
 
 
@@ -122,25 +119,6 @@ def _score(
     )
 
 
-def _join(
-    found: dict[str, dict[str, Any]], targets: dict[str, dict[str, Any]], preds: Path
-) -> list[str | None]:
-    """The prediction of each target, None where it is absent, null, or not said to be ok."""
-    if unknown := [key for key in found if key not in targets]:
-        raise PredictionError(
-            f"{preds}: {len(unknown)} predictions have an id that no reference has, "
-            f"for example {unknown[:_MAX_SHOWN]}. Score the split they were made for."
-        )
-    answers: list[str | None] = []
-    for key in targets:
-        record = found.get(key, {})
-        text = record.get("prediction") if record.get("status", "ok") == "ok" else None
-        if text is not None and not isinstance(text, str):
-            raise PredictionError(f"{preds}: the prediction of id {key!r} is not a string or null.")
-        answers.append(text)
-    return answers
-
-
 def _column(targets: dict[str, dict[str, Any]], key: str, kind: type, refs: Path) -> list[Any]:
     """One field of every reference."""
     for name, record in targets.items():
@@ -159,37 +137,7 @@ def _clusters(targets: dict[str, dict[str, Any]], refs: Path) -> list[str] | Non
     return None
 
 
-def _by_id(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of a JSON Lines file by their `id`."""
-    records: dict[str, dict[str, Any]] = {}
-    for number, record in _records(path):
-        key = record.get("id") if isinstance(record, dict) else None
-        if not isinstance(key, str | int) or isinstance(key, bool):
-            raise InputError(f"{path}, line {number}: not an object with an `id`.")
-        if str(key) in records:
-            raise InputError(f"{path}, line {number}: id {key!r} occurs twice; keep one.")
-        records[str(key)] = record
-    if not records:
-        raise InputError(f"{path} holds no record.")
-    return records
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and value of each line that is not empty."""
-    try:
-        with path.open("rb") as f:
-            for number, line in enumerate(iter(lambda: f.readline(_MAX_LINE_BYTES + 1), b""), 1):
-                if len(line) > _MAX_LINE_BYTES:
-                    raise InputError(f"{path}, line {number}: longer than {_MAX_LINE_BYTES} bytes.")
-                if line.strip():
-                    yield number, json.loads(line)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
-
-
-def _as_json(table: ScoreTable) -> dict[str, Any]:
+def as_json(table: ScoreTable) -> dict[str, Any]:
     """The result as plain JSON values; a number that does not exist is null."""
     return {
         "profile": table.profile,

@@ -168,6 +168,9 @@ class FeatureStore(Mapping[str, KeyframeFeatures]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._path_of)
 
+    def __contains__(self, sample_token: object) -> bool:
+        return sample_token in self._path_of
+
     def __getitem__(self, sample_token: str) -> KeyframeFeatures:
         """The features of a keyframe.
 

@@ -81,17 +81,15 @@ def new_directory(target: Path) -> Iterator[Path]:
 
 def connect(spill: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with bounded memory that spills to the folder `spill`."""
-    settings = {
-        "preserve_insertion_order": "false",
-        "temp_directory": str(spill),
-        "enable_progress_bar": "false",
-    }
+    settings = {"preserve_insertion_order": "false", "temp_directory": str(spill)}
     try:
-        return duckdb.connect(config={**settings, "memory_limit": memory_limit})
+        con = duckdb.connect(config={**settings, "memory_limit": memory_limit})
+        con.execute("SET enable_progress_bar = false")
     except duckdb.Error as error:
         raise InputError(
             f"--memory-limit {memory_limit!r}: {_first_line(error)}. Write it like '2GB'."
         ) from error
+    return con
 
 
 def json_source(paths: list[Path], columns: dict[str, str], *, filename: bool = False) -> str:

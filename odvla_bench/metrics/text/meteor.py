@@ -55,7 +55,8 @@ def meteor_statistics(
         JavaError: Java is missing, or METEOR failed or took too long.
     """
     lines = [_line(corpus, pair) for pair in range(len(corpus.hypothesis))]
-    count = workers or min(_cores(), -(-sum(map(len, lines)) // _CHARACTERS_FOR_A_JVM))
+    wanted = workers or min(_cores(), -(-sum(map(len, lines)) // _CHARACTERS_FOR_A_JVM))
+    count = min(wanted, len(lines))
     with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
         table = Path(folder, "paraphrases.gz")
         write_filtered(corpus.texts, table, cache=cache)

@@ -24,6 +24,7 @@ from contextlib import closing
 from itertools import groupby, pairwise
 from pathlib import Path
 
+from odvla_bench.errors import InputError
 from odvla_bench.metrics.text.java import pycocoevalcap_file
 
 _FORMAT = 4
@@ -45,6 +46,9 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
         path: where to write; replaced.
         cache: folder of the index, by default that of `default_cache`. Where it cannot be
             written, the index is made anew in a temporary folder each time, which takes seconds.
+
+    Raises:
+        InputError: the index in `cache` is damaged.
     """
     table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
     try:
@@ -52,7 +56,12 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
     except OSError:
         with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
             return _write_from(_cached_index(table, Path(folder)), corpus_runs(texts), path)
-    return _write_from(index, corpus_runs(texts), path)
+    try:
+        return _write_from(index, corpus_runs(texts), path)
+    except (sqlite3.DatabaseError, zlib.error) as error:
+        raise InputError(
+            f"METEOR's paraphrase index {index} is damaged ({error}). Delete it; it is made anew."
+        ) from error
 
 
 def default_cache() -> Path:
@@ -100,7 +109,7 @@ def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
     """Write the entries of `index` whose phrases are made of `runs`; return their number."""
     kept = 0
     query = "SELECT entries FROM entry WHERE run = ?"
-    database = sqlite3.connect(f"file:{index}?mode=ro", uri=True)
+    database = sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
     with closing(database), gzip.open(path, "wb", 1) as out:
         for run in [b"", *sorted(runs)]:
             for (block,) in database.execute(query, (run,)):

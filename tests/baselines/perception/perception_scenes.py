@@ -74,11 +74,20 @@ def scene(folder: Path, token: str = "scene", *, frames: int = 3, seed: int = 0)
 
 
 def small_network(behaviour: str = "fixed", seed: int = 0) -> Perception:
-    """Random weights whose scores lie around the thresholds, so that tracks live and die."""
+    """Random weights whose scores lie around the thresholds, so that tracks live and die.
+
+    Nothing is left at its neutral start, and one map element covers everything.
+    """
     torch.manual_seed(seed)
     network = Perception(perception_config("uniad-small", behaviour=behaviour)).eval()
     with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if any(
+                word in name for word in ("sampling_offsets", "attention_weights", "conv_offset")
+            ):
+                parameter.add_(0.02 * torch.randn_like(parameter))
         last = network.pts_bbox_head.cls_branches[-1][-1]
         last.weight.normal_(std=0.0625)
-        last.bias.fill_(-2.5)
+        last.bias.fill_(-2.0)
+        network.seg_head.things_mask_head.attnen.linear[0].bias.fill_(1.0)
     return network

@@ -64,6 +64,8 @@ def test_every_keyframe_can_be_read_back(extracted: Path, scenes: list[Scene]) -
     store = FeatureStore(extracted)
     store.verify()
     assert list(store) == [k.sample_token for s in scenes for k in s.keyframes]
+    assert "s1-2" in store
+    assert "absent" not in store
     features = store["s1-2"]
     assert features.scene.shape == (90, 256)
     assert features.agents.shape == (len(features.track_id), 256)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from odvla_bench.errors import InputError
 from odvla_bench.metrics.text import paraphrases
 
 ENTRIES = [
@@ -79,6 +80,14 @@ def test_the_index_is_made_once(table: Path, tmp_path: Path) -> None:
     made = index.stat().st_mtime_ns
     kept(["vehicle"], tmp_path, tmp_path / "cache")
     assert [p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()] == [made]
+
+
+def test_a_damaged_index_says_what_to_do(table: Path, tmp_path: Path) -> None:
+    kept(["car"], tmp_path, tmp_path / "cache")
+    [index] = (tmp_path / "cache").iterdir()
+    index.write_bytes(b"no database" * 1000)
+    with pytest.raises(InputError, match="is damaged .* Delete it"):
+        kept(["car"], tmp_path, tmp_path / "cache")
 
 
 def test_without_a_cache_folder_nothing_stays_behind(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from odvla_bench.baselines.opendrivevla.perception.config import PerceptionConfig
+from odvla_bench.baselines.opendrivevla.perception.deformable import constant
 from odvla_bench.baselines.opendrivevla.perception.tracker import take_slots
 
 
@@ -58,7 +59,9 @@ def select_agents(
         min(config.max_agents, scores.shape[1]), dim=1
     )
     metric = metric_boxes(take_slots(boxes, order))
-    limit = metric.new_tensor([config.max_xy_m, config.max_xy_m, config.max_z_m])
+    limit = constant(
+        (config.max_xy_m, config.max_xy_m, config.max_z_m), metric.device, metric.dtype
+    )
     in_range = (metric[..., :3].abs() <= limit).all(-1)
     return Agents(
         features=take_slots(features, order),

@@ -23,7 +23,10 @@ from odvla_bench.baselines.opendrivevla.perception.config import (
     TOKEN_WIDTH,
     PerceptionConfig,
 )
-from odvla_bench.baselines.opendrivevla.perception.deformable import deformable_attention
+from odvla_bench.baselines.opendrivevla.perception.deformable import (
+    constant,
+    deformable_attention,
+)
 from odvla_bench.baselines.opendrivevla.perception.layers import (
     HEADS,
     DecoderLayer,
@@ -91,7 +94,7 @@ class TemporalSelfAttention(nn.Module):
             offsets = self.sampling_offsets(query).view(*layout, 2)
             weights = self.attention_weights(query).view(layout).softmax(-1) / QUEUE
         grid = shared.grid.permute(0, 2, 1, 3)[:, :, None, :, None]
-        locations = grid + offsets / offsets.new_tensor([self.columns, self.rows])
+        locations = grid + offsets / constant((self.columns, self.rows), x.device, offsets.dtype)
         out = deformable_attention(
             self.value_proj(views).view(batch, QUEUE * cells, HEADS, -1),
             [(self.rows, self.columns)] * QUEUE,
@@ -127,7 +130,7 @@ class ImageAttention(nn.Module):
             offsets = self.sampling_offsets(query).view(layout)
             weights = self.attention_weights(query).view(-1, HEADS, FEATURE_LEVELS * SPATIAL_POINTS)
             weights = weights.softmax(-1).view(-1, HEADS, FEATURE_LEVELS, SPATIAL_POINTS)
-        size = offsets.new_tensor([(w, h) for h, w in shared.shapes])
+        size = constant(tuple(shared.shapes), x.device, offsets.dtype).flip(-1)
         offsets = offsets / size[:, None, None]
         pairs = shared.pairs
         locations = pairs.points[:, None, None, None] + offsets[pairs.cell]

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 
+from odvla_bench.datasets.nuscenes.tables import CAMERA_CHANNELS
 from odvla_bench.errors import InputError
 from odvla_bench.registry import Registry
 
-CAMERAS = (
-    "CAM_FRONT",
-    "CAM_FRONT_RIGHT",
-    "CAM_FRONT_LEFT",
-    "CAM_BACK",
-    "CAM_BACK_LEFT",
-    "CAM_BACK_RIGHT",
-)
+CAMERAS = CAMERA_CHANNELS
 """The official order; scene tokens and camera embeddings follow it."""
 
 CLASSES = (

@@ -10,10 +10,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+@functools.lru_cache(maxsize=256)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A tensor of fixed numbers, copied to its device once: each copy would wait for the GPU."""
+    with torch.inference_mode(False):  # noqa: FBT003 (torch.compile knows no keyword here)
+        return torch.tensor(values, device=device, dtype=dtype)
 
 
 def bilinear_corners(
@@ -65,8 +73,9 @@ def _axis(x: Tensor, size: Tensor | int) -> tuple[list[Tensor], list[Tensor]]:
     ]
     # Points may lie anywhere, also where the conversion wraps around: held in range after it.
     first = below.to(torch.int32)
-    last = size - 1 if isinstance(size, Tensor) else first.new_tensor(size - 1)
-    return [torch.minimum(i.clamp(min=0), last) for i in (first, first + 1)], weights
+    if isinstance(size, Tensor):
+        return [torch.minimum(i.clamp(min=0), size - 1) for i in (first, first + 1)], weights
+    return [i.clamp(0, size - 1) for i in (first, first + 1)], weights
 
 
 def weighted_gather(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
@@ -97,13 +106,13 @@ def deformable_attention(
     """
     queries, heads, levels, points, _ = locations.shape
     items, length, _, channels = value.shape
-    sizes = torch.tensor(shapes, device=value.device, dtype=torch.int32)
+    sizes = constant(tuple(shapes), value.device, torch.int32)
     height, width = sizes[:, 0, None], sizes[:, 1, None]
     starts = [0]
     for rows, columns in shapes[:-1]:
         starts.append(starts[-1] + rows * columns)
     kind = _index_type(items * length * heads)
-    start = torch.tensor(starts, device=value.device, dtype=kind)[:, None] * heads
+    start = constant(tuple(starts), value.device, kind)[:, None] * heads
     base = start + torch.arange(heads, device=value.device, dtype=kind)[:, None, None]
     if source is not None:
         base = base + (source * (length * heads)).to(kind)[:, None, None, None]
@@ -212,16 +221,16 @@ class DeformableConv2d(nn.Module):
         self.conv_offset = nn.Conv2d(inputs, 27, 3, padding=1)
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
+        self._kernel = _torchvision_kernel()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, O, H, W)."""
         sampling = self.conv_offset(x)
         offset, mask = sampling[:, :18], sampling[:, 18:].float().sigmoid()
-        kernel = _torchvision_kernel()
-        if kernel is None:
+        # In half precision torchvision would place the samples in half precision too.
+        if self._kernel is None or x.dtype.itemsize < 4:
             return modulated_deform_conv2d(x, offset, mask, self.weight, padding=1)
-        weight = self.weight.to(x.dtype)
-        return kernel(x, offset.to(x.dtype), weight, None, padding=(1, 1), mask=mask.to(x.dtype))
+        return self._kernel(x, offset, self.weight, None, padding=(1, 1), mask=mask)
 
 
 @functools.cache

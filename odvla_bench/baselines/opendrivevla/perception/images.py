@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from odvla_bench.baselines.opendrivevla.perception.deformable import constant
 from odvla_bench.errors import InputError
 
 MEAN_BGR = (103.530, 116.280, 123.675)
@@ -64,7 +65,7 @@ def read_images(paths: Sequence[Path], executor: Executor | None = None) -> npt.
 
 def normalise(images: Tensor) -> Tensor:
     """(…, rows, columns, 3) uint8 BGR → (…, 3, rows', columns') float32, zero-padded to 32s."""
-    mean = torch.tensor(MEAN_BGR, device=images.device)
+    mean = constant(MEAN_BGR, images.device, torch.float32)
     centred = (images.float() - mean).movedim(-1, -3)
     rows, columns = centred.shape[-2:]
     return F.pad(centred, (0, -columns % DIVISOR, 0, -rows % DIVISOR))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from odvla_bench.baselines.opendrivevla.perception.deformable import (
+    constant,
     deformable_attention,
     flat_read,
 )
@@ -138,7 +139,7 @@ class DeformableAttention(nn.Module):
         if reference.shape[-1] == 4:
             unit = reference[..., 2:] * (0.5 / self.points)
         else:
-            unit = 1 / reference.new_tensor([shape[1], shape[0]])
+            unit = 1 / constant((shape[1], shape[0]), reference.device, reference.dtype)
         return reference[..., :2] + offsets * unit, weights
 
 

@@ -93,7 +93,7 @@ class MapElements:
     scores: Tensor
     """(accepted)."""
     masks: Tensor
-    """(3, rows, columns) bool: cells of each class; row = y, column = x, LIDAR frame."""
+    """(3, rows, columns) bool, on the host: cells of each class; row = y, column = x, LIDAR."""
     drivable: Tensor
     """(rows, columns) bool."""
     ranks: Tensor

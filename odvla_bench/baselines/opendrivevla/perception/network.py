@@ -191,12 +191,8 @@ class Perception(nn.Module):
     def _track(
         self, bev: Tensor, state: TrackState | None, motion: Motion | None
     ) -> tuple[TrackOutput, TrackState]:
-        state = state or self._no_tracks(len(bev))
-        queries = self._queries(state.tracks, motion)
-        slot = torch.arange(queries.identity.shape[1], device=bev.device)
-        padding = (queries.identity == FREE) & (slot > self.config.queries)
-        found = self.pts_bbox_head.decode(bev, queries.query, queries.reference, padding)
-        scores = found.class_logits[-1].sigmoid().amax(-1).masked_fill(padding, -1)
+        state = state or self.no_tracks(len(bev))
+        queries, found, scores = self.propose(bev, state.tracks, motion)
         identity, missed, next_identity = life_cycle(
             queries.identity, queries.missed, scores, state.next_identity, self.config
         )
@@ -210,7 +206,27 @@ class Perception(nn.Module):
         output = TrackOutput(agents, ego, tracks, scores, found)
         return output, TrackState(after, next_identity)
 
-    def _no_tracks(self, scenes: int) -> TrackState:
+    def propose(
+        self, bev: Tensor, tracks: Tracks, motion: Motion | None
+    ) -> tuple[Tracks, Detections, Tensor]:
+        """Queries of a frame, what the decoder finds for them, and their scores.
+
+        Args:
+            bev: (B, cells, C).
+            tracks: after the previous frame.
+            motion: since then; None at the start of scenes.
+
+        Returns:
+            Fresh queries, ego, tracks; their detections; (B, N) scores, -1 in empty slots.
+        """
+        queries = self._queries(tracks, motion)
+        slot = torch.arange(queries.identity.shape[1], device=bev.device)
+        padding = (queries.identity == FREE) & (slot > self.config.queries)
+        found = self.pts_bbox_head.decode(bev, queries.query, queries.reference, padding)
+        return queries, found, found.class_logits[-1].sigmoid().amax(-1).masked_fill(padding, -1)
+
+    def no_tracks(self, scenes: int) -> TrackState:
+        """The state of scenes that start."""
         weight = self.query_embedding.weight
         slots = (scenes, self.config.track_block)
         tracks = empty_tracks(

@@ -17,6 +17,7 @@ from odvla_bench.baselines.opendrivevla.perception.config import (
     TOKEN_WIDTH,
     PerceptionConfig,
 )
+from odvla_bench.baselines.opendrivevla.perception.deformable import constant
 from odvla_bench.baselines.opendrivevla.perception.layers import (
     LayerNorm,
     full_precision,
@@ -118,7 +119,7 @@ class DetectionHead(nn.Module):
 
 def _with_centre(box: Tensor, centre: Tensor, range_m: tuple[float, ...]) -> Tensor:
     """The regressed box with its centre, given in units of the range, in metres."""
-    low, high = centre.new_tensor(range_m[:3]), centre.new_tensor(range_m[3:])
+    low, high = constant(range_m, centre.device, centre.dtype).view(2, 3)
     x, y, z = (centre * (high - low) + low).unbind(-1)
     size_xy, height_on = box[..., 2:4], box[..., 5:]
     return torch.cat([x[..., None], y[..., None], size_xy, z[..., None], height_on], -1)

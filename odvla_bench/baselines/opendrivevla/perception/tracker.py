@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from odvla_bench.baselines.opendrivevla.perception.config import TOKEN_WIDTH, PerceptionConfig
+from odvla_bench.baselines.opendrivevla.perception.deformable import constant
 from odvla_bench.baselines.opendrivevla.perception.layers import (
     HEADS,
     LayerNorm,
@@ -104,8 +105,7 @@ def moved_reference(tracks: Tracks, motion: Motion, config: PerceptionConfig) ->
 
     Height is left to the query, as in the official code.
     """
-    low = tracks.reference.new_tensor(config.range_m[:3], dtype=torch.float64)
-    high = tracks.reference.new_tensor(config.range_m[3:], dtype=torch.float64)
+    low, high = constant(config.range_m, tracks.reference.device, torch.float64).view(2, 3)
     centre = tracks.reference.sigmoid().double() * (high - low) + low
     step = tracks.velocity_mps.double() * motion.seconds[:, None, None]
     centre = torch.cat([centre[..., :2] + step, centre[..., 2:]], -1)

@@ -127,7 +127,9 @@ class _Trap:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        pytest.param("trap.pth", pickle.dumps(_Trap()), "Nothing in it was run", id="pickle"),
+        pytest.param(
+            "trap.pth", pickle.dumps(_Trap(), protocol=2), "Nothing in it was run", id="pickle"
+        ),
         pytest.param("junk.pth", b"no weights", "cannot be read as plain weights", id="junk"),
         pytest.param("empty.pth", b"", "cannot be read as plain weights", id="empty"),
         pytest.param("junk.safetensors", b"no weights", "no safetensors file", id="safetensors"),

@@ -1,0 +1,182 @@
+"""Answers joined with a build's instruction tables and scored under a named profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from odvla_bench.datasets.reader import Build
+from odvla_bench.errors import InputError, PredictionError
+from odvla_bench.metrics import dense_captioning, qa
+from odvla_bench.metrics.dense_captioning import Boxes, Frame
+from odvla_bench.metrics.signature import with_build
+from odvla_bench.metrics.text import profiles
+from odvla_bench.metrics.text.profiles import NuxParts, ScoreOptions
+from odvla_bench.metrics.text.tables import ScoreTable
+from odvla_bench.predictions.texts import match_answers, read_records
+from odvla_bench.registry import Registry, suggest
+
+
+@dataclass(frozen=True)
+class LanguageTask:
+    """A task: the rows of a build that are its questions, and how they may be scored."""
+
+    source: str
+    """Builder of the rows, and their table in the build."""
+    table: str
+    profiles: tuple[str, ...]
+    """Names of the profiles that fit; the first is the default."""
+
+
+TASKS: Registry[LanguageTask] = Registry(
+    "task",
+    {
+        "nucaption": LanguageTask(
+            "nucaption", "instruct", ("nucaption-ptb", "nucaption-word-lower")
+        ),
+        "nuscenes_qa": LanguageTask("nuscenes_qa", "instruct", tuple(qa.PROFILES)),
+        "nux": LanguageTask("nux", "instruct", ("nux-ptb", "nux-hintad-raw")),
+        "tod3cap": LanguageTask("tod3cap", "alignment", ("tod3cap-iou3d", "tod3cap-released")),
+    },
+)
+"""Task name → its rows and profiles; the names are those of the sources."""
+
+
+def evaluate_language(
+    build: Build,
+    preds: Path,
+    task: str,
+    *,
+    profile: str | None = None,
+    split: str = "val",
+    options: ScoreOptions | None = None,
+) -> ScoreTable:
+    """Score a file of answers on a split of a build; intervals are clustered by scene.
+
+    Args:
+        build: a build with the task's source.
+        preds: JSON Lines or Parquet: `row_id` and `text` (or `prediction`); for `tod3cap`, one
+            record a keyframe with `sample_token`, `boxes` (lists of x, y, z, width, length,
+            height, yaw: LIDAR frame at t0, metres and radians) and `captions`.
+        task: one of `TASKS`.
+        profile: one of the task's profiles; its first by default.
+        split: which rows to score.
+        options: BERTScore, how to run, intervals.
+
+    Raises:
+        UnknownNameError: no such task, or no such profile of it.
+        InputError: the build has no rows of the task in this split.
+        PredictionError: answers to other rows, or not of the task's form.
+    """
+    chosen, options = TASKS.get(task), options or ScoreOptions()
+    name = profile or chosen.profiles[0]
+    if name not in chosen.profiles:
+        raise suggest(name, list(chosen.profiles), kind=f"profile of {task}")
+    rows = build.table(chosen.table, split, sources=[chosen.source])
+    if not rows.num_rows:
+        raise InputError(
+            f"{build.path}: no {task} rows in split {split!r}. Build it with the source {task} "
+            "(`odvla-bench build-data --sources-root`), or name another --split."
+        )
+    if task == "tod3cap":
+        table = _dense(build, rows, preds, name, split, options)
+    else:
+        answers = match_answers(preds, read_records(preds), rows["row_id"].to_pylist())
+        table = _texts(rows, answers, name, options)
+    return replace(table, signature=with_build(table.signature, build.fingerprint))
+
+
+def _texts(
+    rows: pa.Table, answers: Sequence[str | None], name: str, options: ScoreOptions
+) -> ScoreTable:
+    """Answers to rows of the instruct table."""
+    column = {c: rows[c].to_pylist() for c in rows.column_names if c not in ("messages", "raw")}
+    scenes = column["scene_name"]
+    if name in qa.PROFILES:
+        return qa.score_qa(
+            qa.PROFILES.get(name),
+            answers,
+            column["answer"],
+            column["template_type"],
+            column["num_hop"],
+            clusters=scenes,
+            resampling=options.resampling,
+        )
+    chosen = profiles.PROFILES.get(name)
+    if isinstance(chosen, profiles.NuxProfile):
+        pairs = zip(column["narration"], column["reasoning"], strict=True)
+        parts = [NuxParts(*pair) for pair in pairs]
+        return profiles.score_nux(chosen, answers, parts, clusters=scenes, options=options)
+    references = column["references"]
+    return profiles.score_captions(chosen, answers, references, clusters=scenes, options=options)
+
+
+def _dense(
+    build: Build, rows: pa.Table, preds: Path, name: str, split: str, options: ScoreOptions
+) -> ScoreTable:
+    """Captioned boxes of keyframes against all annotated boxes of those keyframes."""
+    caption = dict(
+        zip(rows["annotation_token"].to_pylist(), rows["answer"].to_pylist(), strict=True)
+    )
+    scene = dict(zip(rows["sample_token"].to_pylist(), rows["scene_name"].to_pylist(), strict=True))
+    agents = build.table("agents", split)
+    by_sample: dict[str, list[int]] = {token: [] for token in scene}
+    for i, token in enumerate(agents["sample_token"].to_pylist()):
+        if token in by_sample:
+            by_sample[token].append(i)
+    found = read_records(preds)
+    if unknown := [token for token in found if token not in scene]:
+        raise PredictionError(
+            f"{preds}: {len(unknown)} keyframes are not to be scored, for example {unknown[:5]}."
+        )
+    truth = _boxes(agents)
+    tokens = agents["annotation_token"].to_pylist()
+    frames = [
+        Frame(
+            *_predicted(preds, sample, found.get(sample, {})),
+            Boxes(*(values[of] for values in truth)),
+            [caption.get(tokens[i]) for i in of],
+        )
+        for sample, of in by_sample.items()
+    ]
+    return dense_captioning.score_dense_captions(
+        dense_captioning.PROFILES.get(name),
+        frames,
+        clusters=[scene[sample] for sample in by_sample],
+        options=options.text,
+        resampling=options.resampling,
+    )
+
+
+def _pairs(rows: pa.Table, key: str, value: str) -> dict[str, str]:
+    return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))
+
+
+def _boxes(agents: pa.Table) -> Boxes:
+    def columns(*names: str) -> Any:
+        return np.stack([agents[n].to_numpy().astype(np.float64) for n in names], -1)
+
+    sizes = columns("width_m", "length_m", "height_m")
+    return Boxes(columns("x_m", "y_m", "z_m"), sizes, columns("yaw_rad")[:, 0])
+
+
+def _predicted(preds: Path, sample: str, record: dict[str, Any]) -> tuple[Boxes, list[str]]:
+    boxes, captions = record.get("boxes") or [], record.get("captions") or []
+    try:
+        values = np.array(boxes, np.float64).reshape(-1, 7)
+    except (ValueError, TypeError) as error:
+        raise PredictionError(
+            f"{preds}, keyframe {sample}: boxes are not lists of seven numbers: "
+            "x, y, z, width, length, height, yaw."
+        ) from error
+    if len(values) != len(captions) or not np.isfinite(values).all():
+        raise PredictionError(
+            f"{preds}, keyframe {sample}: {len(values)} boxes and {len(captions)} captions; "
+            "give one caption a box, and finite numbers."
+        )
+    return Boxes(values[:, :3], values[:, 3:6], values[:, 6]), list(captions)

@@ -1,0 +1,102 @@
+"""Answers joined with a build: right ones score full marks, missing and foreign ones are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from odvla_bench.datasets.build import build, find_sources
+from odvla_bench.datasets.builders.base import BuildRequest
+from odvla_bench.datasets.nuscenes.cache import default_cache_dir
+from odvla_bench.datasets.reader import Build, open_build
+from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
+from odvla_bench.errors import InputError, PredictionError, UnknownNameError
+from odvla_bench.evaluate.language import evaluate_language
+
+SPLIT = "mini_val"
+
+
+@pytest.fixture(scope="module")
+def opened(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A build of all language sources, made without the published files' defects."""
+    files, out = tmp_path_factory.mktemp("language"), tmp_path_factory.mktemp("build")
+    config = LanguageConfig(questions_per_keyframe=4, defects=False)
+    write_language_files(files, synthetic_root, "v1.0-mini", config)
+    found = [s for s in find_sources(synthetic_root, files, {}) if s.found or s.name == "planning"]
+    given = tuple((f"{s.name}.{k}", path) for s in found for k, path in s.found.items())
+    request = BuildRequest(synthetic_root, "v1.0-mini", default_cache_dir(), files=given)
+    names = ("planning", "tod3cap", "nucaption", "nuscenes_qa", "nux")
+    build(request, out, sources=names)
+    return open_build(out)
+
+
+def answers(opened: Build, source: str, table: str = "instruct") -> list[dict[str, str]]:
+    """The annotated answers, as a model would write them."""
+    rows = opened.table(table, SPLIT, sources=[source]).to_pylist()
+    return [{"row_id": row["row_id"], "text": row["messages"][-1]["content"]} for row in rows]
+
+
+def write(path: Path, records: list[dict]) -> Path:
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+def test_right_answers_to_questions_are_all_right(opened: Build, tmp_path: Path) -> None:
+    rows = answers(opened, "nuscenes_qa")
+    table = evaluate_language(opened, write(tmp_path / "a.jsonl", rows), "nuscenes_qa", split=SPLIT)
+    assert table.value("overall", "accuracy") == 1
+    assert f"build:{opened.fingerprint}" in table.signature
+
+
+def test_missing_answers_are_wrong_and_counted(opened: Build, tmp_path: Path) -> None:
+    rows = answers(opened, "nuscenes_qa")
+    half = write(tmp_path / "a.jsonl", rows[::2])
+    table = evaluate_language(opened, half, "nuscenes_qa", split=SPLIT)
+    assert table.value("overall", "accuracy") == pytest.approx(len(rows[::2]) / len(rows))
+    assert table.counts["missing"] == len(rows) - len(rows[::2])
+
+
+@pytest.mark.java
+@pytest.mark.parametrize("task", ["nucaption", "nux"])
+def test_right_captions_score_full_marks(opened: Build, tmp_path: Path, task: str) -> None:
+    path = write(tmp_path / "a.jsonl", answers(opened, task))
+    table = evaluate_language(opened, path, task, split=SPLIT)
+    group = "joined" if task == "nux" else "caption"
+    assert table.value(group, "Bleu_4") == pytest.approx(1, abs=1e-6)
+    assert table.value(group, "ROUGE_L") == pytest.approx(1)
+
+
+@pytest.mark.java
+def test_right_boxes_with_right_captions(opened: Build, tmp_path: Path) -> None:
+    captions = {
+        r["annotation_token"]: r["answer"]
+        for r in opened.table("alignment", SPLIT, sources=["tod3cap"]).to_pylist()
+    }
+    records: dict[str, dict] = {}
+    for a in opened.table("agents", SPLIT).to_pylist():
+        if a["annotation_token"] in captions:
+            record = records.setdefault(
+                a["sample_token"], {"sample_token": a["sample_token"], "boxes": [], "captions": []}
+            )
+            size = [a[f"{s}_m"] for s in ("width", "length", "height")]
+            record["boxes"].append([a["x_m"], a["y_m"], a["z_m"], *size, a["yaw_rad"]])
+            record["captions"].append(captions[a["annotation_token"]])
+    path = write(tmp_path / "a.jsonl", list(records.values()))
+    table = evaluate_language(opened, path, "tod3cap", split=SPLIT)
+    assert table.value("precision above 0.5", "ROUGE_L") == pytest.approx(1, abs=1e-6)
+    records[next(iter(records))]["captions"].pop()
+    broken = write(tmp_path / "b.jsonl", list(records.values()))
+    with pytest.raises(PredictionError, match="one caption a box"):
+        evaluate_language(opened, broken, "tod3cap", split=SPLIT)
+
+
+def test_mistakes_are_named(opened: Build, build_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"row_id": "nuscenes_qa:elsewhere", "text": "yes"}])
+    with pytest.raises(PredictionError, match="nuscenes_qa:elsewhere"):
+        evaluate_language(opened, path, "nuscenes_qa", split=SPLIT)
+    with pytest.raises(UnknownNameError, match="Did you mean 'nux'"):
+        evaluate_language(opened, path, "nuxx", split=SPLIT)
+    with pytest.raises(UnknownNameError, match="profile of nux"):
+        evaluate_language(opened, path, "nux", profile="nucaption-ptb", split=SPLIT)
+    with pytest.raises(InputError, match="Build it with the source nux"):
+        evaluate_language(open_build(build_dir), path, "nux", split=SPLIT)
