@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+from odvla_bench.cli.ablate import ablate
 from odvla_bench.cli.build_data import build_data
 from odvla_bench.cli.check import check
 from odvla_bench.cli.demo import demo
@@ -19,6 +20,7 @@ from odvla_bench.cli.make_synthetic import make_synthetic
 from odvla_bench.cli.predict import predict
 from odvla_bench.cli.protocols import protocols
 from odvla_bench.cli.score_text import score_text
+from odvla_bench.cli.train import train
 from odvla_bench.errors import OdvlaError
 
 app = typer.Typer(
@@ -35,6 +37,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "check": check,
     "export": export,
     "extract-features": extract_features,
+    "train": train,
+    "ablate": ablate,
     "predict": predict,
     "eval": eval_,
     "compare": compare,

@@ -1,0 +1,179 @@
+"""The network: Qwen2 with three projectors that put perception tokens among its word embeddings.
+
+Parameter names are those of the released checkpoint, so that its language model and projectors
+load without renaming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from odvla_bench.baselines.opendrivevla.configuration import (
+    IGNORE_ID,
+    MAP,
+    OBJECT,
+    PLACEHOLDER_IDS,
+    SCENE,
+    TRACK,
+    OpenDriveVLAConfig,
+)
+
+_SLOTS = tuple(
+    (PLACEHOLDER_IDS[placeholder], features, projector)
+    for placeholder, features, projector in (
+        (SCENE, "scene_features", "mm_projector_scene"),
+        (TRACK, "track_features", "mm_projector_track"),
+        (MAP, "map_features", "mm_projector_map"),
+        (OBJECT, "object_features", "mm_projector_track"),
+    )
+)
+
+
+@dataclass
+class VisualFeatures:
+    """Perception tokens of a batch, in the order in which its sequences use them."""
+
+    scene_features: Tensor | None = None
+    """(scene slots, 256)"""
+    track_features: Tensor | None = None
+    """(agent slots, 256)"""
+    map_features: Tensor | None = None
+    """(map slots, 256)"""
+    object_features: Tensor | None = None
+    """(single-object slots, 256); they go through the agents' projector."""
+
+
+def mlp_projector(visual_size: int, hidden_size: int) -> nn.Sequential:
+    """Two linear layers with a GELU between them (paper, section 4.3)."""
+    return nn.Sequential(
+        nn.Linear(visual_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
+    )
+
+
+class OpenDriveVLAModel(Qwen2Model):  # type: ignore[misc]
+    """Qwen2's layers, the three projectors and, where it is attached, the perception."""
+
+    config_class = OpenDriveVLAConfig
+
+    def __init__(self, config: OpenDriveVLAConfig) -> None:
+        """Build the modules; weights are random until loaded."""
+        super().__init__(config)
+        for name in ("scene", "track", "map"):
+            projector = mlp_projector(config.visual_size, config.hidden_size)
+            self.add_module(f"mm_projector_{name}", projector)
+        self.perception: nn.Module | None = None
+        self.post_init()
+
+    def splice(self, input_ids: Tensor, visual: VisualFeatures) -> Tensor:
+        """Embed ids, with projected perception tokens in the visual slots.
+
+        Args:
+            input_ids: (B, L) token ids; a slot holds its placeholder's id, once for each token.
+            visual: the tokens, all sequences' one after another.
+
+        Returns:
+            (B, L, H) embeddings.
+
+        Raises:
+            ValueError: not as many tokens as slots.
+        """
+        embeds = self.embed_tokens(input_ids.clamp(min=0))
+        for slot, field, projector in _SLOTS:
+            features = getattr(visual, field)
+            where = input_ids == slot
+            found, count = 0 if features is None else len(features), int(where.sum())
+            if found != count:
+                raise ValueError(f"{field} holds {found} tokens for {count} slots")
+            # A projector without tokens is still run, so that each process has every gradient.
+            if features is None:
+                features = embeds.new_zeros(0, self.config.visual_size)
+            projected = getattr(self, projector)(features.to(embeds.dtype))
+            embeds = embeds.masked_scatter(where[..., None], projected.to(embeds.dtype))
+        return embeds
+
+
+class OpenDriveVLAForConditionalGeneration(Qwen2ForCausalLM):  # type: ignore[misc]
+    """OpenDriveVLA: perception tokens and text in, text out.
+
+    `forward` and `generate` take `input_ids` with visual slots, made by `OpenDriveVLAProcessor`,
+    and the tokens for them as `scene_features`, `track_features`, `map_features` and
+    `object_features`, each (slots, 256).
+    """
+
+    config_class = OpenDriveVLAConfig
+
+    def __init__(self, config: OpenDriveVLAConfig) -> None:
+        """Build the modules; weights are random until loaded."""
+        super(Qwen2ForCausalLM, self).__init__(config)
+        self.model = OpenDriveVLAModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        scene_features: Tensor | None = None,
+        track_features: Tensor | None = None,
+        map_features: Tensor | None = None,
+        object_features: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Qwen2's forward on spliced embeddings.
+
+        Args:
+            input_ids: (B, L) ids, with negative ids in visual slots.
+            scene_features: (scene slots, 256).
+            track_features: (agent slots, 256).
+            map_features: (map slots, 256).
+            object_features: (object slots, 256).
+            inputs_embeds: (B, L, H) in place of ids.
+            labels: (B, L) ids to predict, -100 where nothing is learnt; shifted inside.
+            kwargs: as `Qwen2ForCausalLM.forward`.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give input_ids or inputs_embeds")
+            inputs_embeds = self.model.splice(
+                input_ids,
+                VisualFeatures(scene_features, track_features, map_features, object_features),
+            )
+        if labels is not None:
+            labels = labels.masked_fill(labels < 0, IGNORE_ID)
+        return super().forward(inputs_embeds=inputs_embeds, labels=labels, **kwargs)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        scene_features: Tensor | None = None,
+        track_features: Tensor | None = None,
+        map_features: Tensor | None = None,
+        object_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate; returns the new tokens only, as the released model does.
+
+        A repetition penalty therefore acts on the answer alone. Arguments as in `forward` and
+        `GenerationMixin.generate`.
+        """
+        if input_ids is not None:
+            kwargs["inputs_embeds"] = self.model.splice(
+                input_ids,
+                VisualFeatures(scene_features, track_features, map_features, object_features),
+            )
+        return super().generate(**kwargs)
+
+
+AutoConfig.register(OpenDriveVLAConfig.model_type, OpenDriveVLAConfig)
+AutoModelForCausalLM.register(OpenDriveVLAConfig, OpenDriveVLAForConditionalGeneration)

@@ -1,0 +1,1 @@
+"""Training OpenDriveVLA: stages, packing, the loop."""

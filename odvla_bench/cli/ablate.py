@@ -1,0 +1,65 @@
+"""`odvla-bench ablate`: stage 3 with each input left out, as in the paper's Table 5."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from odvla_bench.cli import options
+from odvla_bench.cli.console import log, out, print_table
+
+_PROTOCOLS = ("uniad", "stp3", "opendrivevla", "exact")
+
+
+def ablate(
+    *,
+    model: Annotated[str, typer.Option(help="What to start from, such as the stage-2.5 model.")],
+    data: options.BuildDir,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the five runs.")],
+    tokens: Annotated[
+        str, typer.Option(help="Features of `odvla-bench extract-features`, or annotations.")
+    ],
+    split: options.Split = "val",
+    max_steps: Annotated[int, typer.Option(min=0, help="Optimiser steps of each row.")] = 0,
+    config: Annotated[Path | None, typer.Option(help="File of settings, JSON or YAML.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting as key=value; may be repeated.")
+    ] = None,
+) -> None:
+    """Train, predict and score the rows of Table 5; finished rows are not trained again."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from odvla_bench.baselines.training.ablation import TABLE_5
+    from odvla_bench.baselines.training.ablation import ablate as run
+    from odvla_bench.baselines.training.config import make_config
+    from odvla_bench.cli.evaluate import number
+
+    disable_progress_bar()
+    made = make_config(
+        config,
+        settings or (),
+        stage="3",
+        model=model,
+        data=str(data),
+        out=str(out_dir),
+        tokens=tokens,
+        max_steps=max_steps or None,
+    )
+    results = run(
+        made,
+        split=split,
+        report=lambda row, m: log.print(f"{row}: step {m['step']:.0f}/{m['steps']:.0f}"),
+    )
+    (out_dir / "ablation.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    for metric, scale, title in (("l2_m", 1, "average L2, m"), ("collision", 100, "collision, %")):
+        rows = [
+            (name, ", ".join(TABLE_5[name]), *(
+                number(r["protocols"][p]["table"][metric], "avg", scale, 3) for p in _PROTOCOLS
+            ))
+            for name, r in results.items()
+        ]
+        print_table(title, ("row", "inputs", *_PROTOCOLS), rows, numbers_from=2)
+    out.print(f"all numbers: {out_dir / 'ablation.json'}")

@@ -1,0 +1,93 @@
+"""`odvla-bench train`: one stage of OpenDriveVLA on a build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from odvla_bench.cli.console import log, out, print_table
+
+_SHOWN = ("loss", "learning_rate", "tokens_per_s", "utilisation", "gradient_norm")
+
+
+def train(
+    *,
+    stage: Annotated[str | None, typer.Option(help="1, 2, 2.5 or 3.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="What to start from: a model directory, a Qwen2 model, or tiny."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A build made by `odvla-bench build-data`.")
+    ] = None,
+    out_dir: Annotated[
+        str | None, typer.Option("--out", help="Folder of checkpoints and the finished model.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Features made by `odvla-bench extract-features`.")
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="What prompts show: some of visual,ego,history,command; all by default."),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=0, help="Optimiser steps; by default the stage's epochs.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="Instructions to use; by default all.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    config: Annotated[Path | None, typer.Option(help="File of settings, JSON or YAML.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting as key=value; may be repeated.")
+    ] = None,
+) -> None:
+    """Train one stage; started again after a stop, it goes on. Under torchrun, on all devices."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from odvla_bench.baselines.training.config import make_config
+    from odvla_bench.baselines.training.run import open_run
+    from odvla_bench.baselines.training.stages import get_stage
+
+    disable_progress_bar()
+    made = make_config(
+        config,
+        settings or (),
+        stage=stage,
+        model=model,
+        data=data,
+        out=out_dir,
+        tokens=tokens,
+        inputs=inputs,
+        max_steps=max_steps,
+        limit=limit,
+        seed=seed,
+    )
+    trainer = open_run(made, report=_report)
+    if trainer.is_main:
+        learnt = get_stage(made.stage)
+        share = f"{trainer.trainable / 1e6:.1f} of {trainer.parameters / 1e6:.1f} M parameters"
+        used, left = trainer.data.rows, trainer.data.left
+        rows = [
+            ("stage", f"{learnt.name}: {learnt.what}"),
+            ("trains", f"{', '.join(trainer.parts)}: {share}"),
+            (
+                "instructions",
+                f"{used} of {learnt.table} ({left.too_long} too long, "
+                f"{left.unseen_agents} about agents without a token)",
+            ),
+            ("steps", f"{trainer.steps}, from {trainer.step}"),
+        ]
+        print_table("train", ("", ""), rows, numbers_from=2)
+    folder = trainer.run()
+    if trainer.is_main:
+        out.print(f"model: {folder}")
+
+
+def _report(metrics: dict[str, float]) -> None:
+    """One line of the log on standard error."""
+    step = f"{metrics['step']:.0f}/{metrics['steps']:.0f}"
+    names = [n for n in metrics if n in _SHOWN or "/" in n]
+    log.print(f"step {step}  " + "  ".join(f"{n} {metrics[n]:.4g}" for n in names))
