@@ -99,4 +99,3 @@ def predict_tiny(build: Build, model: Path, out: Path, *, split: str = "val") ->
         str(model), build.path, out, split=split, tokens=ANNOTATIONS, decoding=Decoding(64, 32)
     )
     return predict(prediction)
-
