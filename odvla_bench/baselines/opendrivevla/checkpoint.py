@@ -1,4 +1,4 @@
-"""Models on disk: our directories, the released layout and back, and a language model to start from.
+"""Models on disk: our directories, the released layout and back, a language model to start from.
 
 The released checkpoint has our names but for the perception, which lies deeper. Only safetensors
 files are read.
@@ -136,7 +136,7 @@ def resolve(name: str) -> Path:
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         wanted = ["*.json", "*.safetensors", "*.txt"]

@@ -58,7 +58,7 @@ class WaypointGrammar:
         if not own:
             texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
             self._symbols |= {
-                i: tuple(text) for i, text in enumerate(texts) if text and _CHARACTERS >= set(text)
+                i: tuple(text) for i, text in enumerate(texts) if text and set(text) <= _CHARACTERS
             }
         self.following = cache(self._following)
 
