@@ -115,8 +115,14 @@ def training_table() -> str:
         runs = here(lambda b=batches: step(loaded.model, b, "sdpa"), repeat=3)  # type: ignore[misc]
         base = base or cpu(runs)
         lines.append(
-            [way.name, len(batches), positions, seconds(runs), f"{asked / cpu(runs):,.0f}",
-             f"{base / cpu(runs):.1f}"]
+            [
+                way.name,
+                len(batches),
+                positions,
+                seconds(runs),
+                f"{asked / cpu(runs):,.0f}",
+                f"{base / cpu(runs):.1f}",
+            ]
         )
     header = ("training, `tiny`, CPU", "sequences", "positions", "CPU s", "asked tokens/s", "×")
     return markdown(header, lines)

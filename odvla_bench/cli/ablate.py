@@ -56,9 +56,11 @@ def ablate(
     (out_dir / "ablation.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     for metric, scale, title in (("l2_m", 1, "average L2, m"), ("collision", 100, "collision, %")):
         rows = [
-            (name, ", ".join(TABLE_5[name]), *(
-                number(r["protocols"][p]["table"][metric], "avg", scale, 3) for p in _PROTOCOLS
-            ))
+            (
+                name,
+                ", ".join(TABLE_5[name]),
+                *(number(r["protocols"][p]["table"][metric], "avg", scale, 3) for p in _PROTOCOLS),
+            )
             for name, r in results.items()
         ]
         print_table(title, ("row", "inputs", *_PROTOCOLS), rows, numbers_from=2)

@@ -45,9 +45,7 @@ def predict(
     constrain: Annotated[
         bool, typer.Option("--constrain", help="Only allow plans that parse; not comparable.")
     ] = False,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Answers a prompt; the first is greedy.")
-    ] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Answers a prompt; the first is greedy.")] = 1,
     temperature: Annotated[float, typer.Option(help="Of further samples.")] = 1.0,
     limit: Annotated[int, typer.Option(min=0, help="Prompts to answer; 0 is all.")] = 0,
     executor: Annotated[str, typer.Option(help="local, or ray.")] = "local",

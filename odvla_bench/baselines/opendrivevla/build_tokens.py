@@ -92,8 +92,10 @@ class AnnotationTokens:
 
 def _annotations(rows: pa.Table) -> Annotations:
     labels = np.array(
-        [CLASSES.index(_CLASS_OF_CATEGORY[c]) if c in _CLASS_OF_CATEGORY else -1
-         for c in rows["category"].to_pylist()],
+        [
+            CLASSES.index(_CLASS_OF_CATEGORY[c]) if c in _CLASS_OF_CATEGORY else -1
+            for c in rows["category"].to_pylist()
+        ],
         np.int64,
     )
     kept = labels >= 0
