@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -95,8 +96,7 @@ def run(work: Path, repeat: int) -> str:
         target = work / source
         runs: list[Usage] = []
         for _ in range(repeat):
-            if (target / "manifest.json").is_file():
-                (target / "manifest.json").unlink()  # so that it is built again
+            shutil.rmtree(target, ignore_errors=True)
             arguments = (work / "nuscenes", VERSION, work / "language", work, source)
             runs += in_own_process(BUILD, *map(str, arguments), repeat=1)
         measured[source] = runs

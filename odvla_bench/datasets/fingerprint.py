@@ -86,7 +86,7 @@ def digest_table(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _column_bytes(array: Any) -> Iterable[bytes]:
+def _column_bytes(array: Any) -> Iterable[bytes | memoryview]:
     """The canonical bytes of one block of one column."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
@@ -102,11 +102,12 @@ def _column_bytes(array: Any) -> Iterable[bytes]:
         for child in array.flatten():
             yield from _column_bytes(child)
     elif _is_text(array.type) or _is_binary(array.type):
-        raw = pc.fill_null(array.cast(pa.large_binary()), b"")
+        raw = array.cast(pa.large_binary())
+        raw = pc.fill_null(raw, b"") if raw.null_count else raw
         yield np.asarray(pc.binary_length(raw), dtype="<i8").tobytes()
         offsets = np.frombuffer(raw.buffers()[1], "<i8")[raw.offset : raw.offset + len(raw) + 1]
         if raw.buffers()[2] is not None:
-            yield raw.buffers()[2].to_pybytes()[offsets[0] : offsets[-1]]
+            yield memoryview(raw.buffers()[2])[offsets[0] : offsets[-1]]
     elif pa.types.is_null(array.type):
         return
     else:

@@ -83,7 +83,7 @@ def stage_2_gate(
 def content_gates(build: Path, tables: Iterable[str]) -> list[Gate]:
     """Checks of what was written: unique row ids, and no scene in two splits."""
     gates = []
-    with duckdb.connect(config={"memory_limit": "1GB"}) as con:
+    with _connect() as con:
         for table in tables:
             files = f"read_parquet('{_quoted(build / table)}/**/*.parquet')"
             repeated = _one(con, f"SELECT count(*) - count(DISTINCT row_id) FROM {files}")
@@ -102,11 +102,17 @@ def content_gates(build: Path, tables: Iterable[str]) -> list[Gate]:
 
 def answers_gate(build: Path, complete: bool) -> Gate:  # noqa: FBT001
     """How many different answers NuScenes-QA has."""
-    with duckdb.connect() as con:
+    with _connect() as con:
         files = f"read_parquet('{_quoted(build)}/instruct/nuscenes_qa/*.parquet')"
         found = _one(con, f"SELECT count(DISTINCT answer) FROM {files}")
     status: Status = "ok" if found == 30 else "failed" if complete else "warning"
     return Gate("nuscenes_qa: different answers", "30", str(found), status)
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect(config={"memory_limit": "1GB"})
+    con.execute("SET enable_progress_bar = false")
+    return con
 
 
 def _none(what: str, found: int) -> Gate:

@@ -100,7 +100,7 @@ class RecordFile:
         if len(piece) > MAX_RECORD_BYTES:
             limit = f"longer than {MAX_RECORD_BYTES:,} bytes"
             return RawRecord(row, _shown(piece), "", None, limit)
-        key, raw = _shown(piece), ""
+        key = ""
         try:
             text = piece.strip(_BLANK).decode("utf-8")
             key, raw = _split_key(text) if self.keyed else ("", text)
@@ -108,11 +108,11 @@ class RecordFile:
             if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
                 json.dumps([key, value], ensure_ascii=False).encode("utf-8")
         except UnicodeDecodeError as error:
-            return RawRecord(row, key, "", None, f"not UTF-8 ({error.reason})")
+            return RawRecord(row, _shown(piece), "", None, f"not UTF-8 ({error.reason})")
         except UnicodeEncodeError as error:
             return RawRecord(row, _shown(piece), "", None, f"not Unicode ({error.reason})")
         except (ValueError, RecursionError) as error:
-            return RawRecord(row, key, "", None, f"not JSON ({error})")
+            return RawRecord(row, key or _shown(piece), "", None, f"not JSON ({error})")
         return RawRecord(row, key, raw, value)
 
 

@@ -330,6 +330,7 @@ TRUTH: dict[str, tuple[str, ...]] = {
         *("x_m", "y_m", "messages", "answer", "references", "raw"),
         *("appearance", "motion", "environment", "relation"),
     ),
+    "map_elements": ("layer", "kind", "x_m", "y_m"),
     "instruct": ("messages", "answer", "references", "raw", "narration", "reasoning"),
     "forecasting": ("x_m", "y_m", "flags"),
 }

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from factories.builds import make_build
+from factories.builds import MINI, make_build
 
 from odvla_bench.datasets.nuscenes.synthetic import AgentOptions, SyntheticConfig, write_nuscenes
 from odvla_bench.datasets.reader import Build
 from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
-
-VERSION = "v1.0-mini"
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +19,7 @@ def synthetic_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = AgentOptions(per_keyframe=5)
     config = SyntheticConfig(n_scenes=4, keyframes=9, sweeps=False, maps=False, agents=options)
     write_nuscenes(root, config)
-    write_language_files(
-        root / "language", root, VERSION, LanguageConfig(), cache_dir=root / "cache"
-    )
+    write_language_files(root / "language", root, MINI, LanguageConfig(), cache_dir=root / "cache")
     return root
 
 
@@ -31,4 +27,4 @@ def synthetic_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthetic_build(synthetic_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Build:
     """All sources of that tree."""
     out = tmp_path_factory.mktemp("build") / "all"
-    return make_build(synthetic_tree, out, language=synthetic_tree / "language", version=VERSION)
+    return make_build(synthetic_tree, out, language=synthetic_tree / "language", version=MINI)

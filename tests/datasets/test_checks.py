@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import VERSION
-from factories.builds import make_build
+from factories.builds import MINI, make_build
 
 from odvla_bench.datasets import checks, prompts
 from odvla_bench.datasets.near_duplicates import near_duplicates
@@ -78,10 +77,10 @@ def test_what_comes_after_a_keyframe_does_not_reach_its_prompt(
     """The poison test on raw data: every pose and box from the sixth keyframe on is noise."""
     tree = tmp_path / "tree"
     shutil.copytree(synthetic_tree, tree, ignore=shutil.ignore_patterns("cache", "language"))
-    poison_after(tree / VERSION, 5)
+    poison_after(tree / MINI, 5)
     fields = {}
     for root in (synthetic_tree, tree):
-        build = make_build(root, tmp_path / f"b{len(fields)}", "planning", version=VERSION)
+        build = make_build(root, tmp_path / f"b{len(fields)}", "planning", version=MINI)
         rows = build.table("planning")
         early = rows.filter(pa.array(rows["frame_index"].to_numpy() < 5))
         assert early.num_rows == 4 * 5

@@ -10,8 +10,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pytest
-from conftest import VERSION
-from factories.builds import make_build
+from factories.builds import MINI, make_build
 
 import odvla_bench
 from odvla_bench.datasets.build import Done
@@ -129,7 +128,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_byte(
         if done.finished == after:
             raise Stopped
 
-    options: Any = {"language": synthetic_tree / "language", "version": VERSION}
+    options: Any = {"language": synthetic_tree / "language", "version": MINI}
     with pytest.raises(Stopped):
         make_build(synthetic_tree, tmp_path / "b", report=stop, **options)
     assert not (tmp_path / "b/manifest.json").exists()
@@ -154,7 +153,7 @@ def test_the_executor_does_not_change_a_byte(
         "nuscenes_qa",
         "nux",
         language=synthetic_tree / "language",
-        version=VERSION,
+        version=MINI,
         executor=executor,
         workers=2,
     )
@@ -171,7 +170,7 @@ def test_other_settings_or_files_are_another_build(
     shutil.copytree(synthetic_build.path, copy)
     language = tmp_path / "language"
     shutil.copytree(synthetic_tree / "language", language)
-    options: Any = {"language": language, "version": VERSION}
+    options: Any = {"language": language, "version": MINI}
     assert make_build(synthetic_tree, copy, **options).fingerprint == synthetic_build.fingerprint
     path = language / "Nu_X_val.json"
     path.write_text(path.read_text().replace("the car is", "the ego car is"))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import VERSION
+from factories.builds import MINI
 
 from odvla_bench.datasets.builders.nuscenes_qa import ANSWERS, TEMPLATE_TYPES
 from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
@@ -17,7 +17,7 @@ def read(path: Path) -> Any:
 def test_native_formats_and_known_defects(synthetic_tree: Path) -> None:
     folder = synthetic_tree / "language"
     captions = read(folder / "final_caption_bbox_token.json")
-    annotations = read(synthetic_tree / VERSION / "sample_annotation.json")
+    annotations = read(synthetic_tree / MINI / "sample_annotation.json")
     assert set(captions) == {a["token"] for a in annotations} | {"f" * 32}
     assert any("final_caption" not in c for c in captions.values())
     assert any(c["map_caption"]["map_caption"] == "" for c in captions.values())
@@ -32,14 +32,14 @@ def test_native_formats_and_known_defects(synthetic_tree: Path) -> None:
     assert set(views[0]) == {"sample_token", "question", "answer", "answer_lidar"}
     explained = read(folder / "Nu_X_train.json")
     assert {"narration", "reasoning"} == set(next(iter(explained.values())))
-    samples = {s["token"] for s in read(synthetic_tree / VERSION / "sample.json")}
+    samples = {s["token"] for s in read(synthetic_tree / MINI / "sample.json")}
     assert set(explained) - samples == {"f" * 32}
 
 
 def test_offsets_are_those_of_the_boxes(synthetic_tree: Path, tmp_path: Path) -> None:
     """Forward and left of the car: the distance is that of box and ego pose, whatever the frame."""
     captions = read(synthetic_tree / "language/final_caption_bbox_token.json")
-    folder = synthetic_tree / VERSION
+    folder = synthetic_tree / MINI
     boxes = {a["token"]: a for a in read(folder / "sample_annotation.json")}
     sensors = {s["token"]: s["channel"] for s in read(folder / "sensor.json")}
     channel = {
@@ -62,9 +62,7 @@ def test_offsets_are_those_of_the_boxes(synthetic_tree: Path, tmp_path: Path) ->
 def test_same_configuration_same_bytes(synthetic_tree: Path, tmp_path: Path) -> None:
     def written(name: str, config: LanguageConfig) -> dict[str, bytes]:
         out = tmp_path / name
-        write_language_files(
-            out, synthetic_tree, VERSION, config, cache_dir=synthetic_tree / "cache"
-        )
+        write_language_files(out, synthetic_tree, MINI, config, cache_dir=synthetic_tree / "cache")
         return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.json"))}
 
     first = written("a", LanguageConfig(seed=3))

@@ -13,6 +13,9 @@ from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest, Settings
 from odvla_bench.datasets.reader import Build, open_build
 
+MINI = "v1.0-mini"
+"""Version of the synthetic trees."""
+
 
 def expand(text: str) -> str:
     """`@a1` and `@box(1,a1)` → the tokens of the small tree."""

@@ -50,7 +50,14 @@ _CLASS_OF_LAYER = {
 }
 
 _BOX = ("x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw_rad")
-_AGENT = ("category", "instance_id", *_BOX, "velocity_x_mps", "velocity_y_mps", "velocity_valid")
+AGENT_COLUMNS = (
+    "category",
+    "instance_id",
+    *_BOX,
+    "velocity_x_mps",
+    "velocity_y_mps",
+    "velocity_valid",
+)
 _ELEMENT = ("layer", "x_m", "y_m")
 
 Array = npt.NDArray[Any]
@@ -69,8 +76,10 @@ class AnnotationTokens:
         self._build = build
         wanted = splits or tuple(build.splits())
         self._known = set(_column(build, "planning", wanted, "sample_token"))
-        self._agents, self._agents_at = _grouped(build, "agents", wanted, _AGENT)
-        self._elements, self._elements_at = _grouped(build, "map_elements", wanted, _ELEMENT)
+        self._agents, self._agents_at = rows_by_keyframe(build, "agents", wanted, AGENT_COLUMNS)
+        self._elements, self._elements_at = rows_by_keyframe(
+            build, "map_elements", wanted, _ELEMENT
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -87,10 +96,11 @@ class AnnotationTokens:
             raise InputError(f"{self._build.path}: no keyframe {sample_token} in these splits.")
         agents = self._agents.slice(*self._agents_at.get(sample_token, (0, 0)))
         elements = self._elements.slice(*self._elements_at.get(sample_token, (0, 0)))
-        return annotation_features(_annotations(agents), _vectors(elements))
+        return annotation_features(annotations_of(agents), _vectors(elements))
 
 
-def _annotations(rows: pa.Table) -> Annotations:
+def annotations_of(rows: pa.Table) -> Annotations:
+    """The annotated agents of a keyframe from its rows (`AGENT_COLUMNS`) of the agents table."""
     labels = np.array(
         [
             CLASSES.index(_CLASS_OF_CATEGORY[c]) if c in _CLASS_OF_CATEGORY else -1
@@ -115,7 +125,7 @@ def _vectors(rows: pa.Table) -> MapVectors:
     return MapVectors(lines, np.array(labels, np.int64))
 
 
-def _grouped(
+def rows_by_keyframe(
     build: Build, table: str, splits: tuple[str, ...], columns: tuple[str, ...]
 ) -> tuple[pa.Table, dict[str, tuple[int, int]]]:
     """A table's rows by keyframe, and where each keyframe's begin and how many they are."""

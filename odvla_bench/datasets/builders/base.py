@@ -196,6 +196,12 @@ class Keyframes:
     """Its split in the whole data set, which the language sources go by."""
     has_lidar: list[bool]
 
+    @cached_property
+    def columns(self) -> pa.Table:
+        """The columns `sample_token`, `scene_name` and `split` of a table of rows."""
+        names = {"sample_token": self.token, "scene_name": self.scene_name, "split": self.split}
+        return pa.table({name: pa.array(values, pa.string()) for name, values in names.items()})
+
     @classmethod
     def of(cls, nuscenes: NuScenesTables) -> Keyframes:
         """The keyframes of a version."""

@@ -73,21 +73,28 @@ def text_table(
     if not rows:
         return table.schema.empty_table()
     by_name = dict(zip(TextRow._fields, zip(*rows, strict=True), strict=True))
-    samples, answers = by_name["sample_id"], by_name["answer"]
+    answers = pa.array(by_name["answer"], pa.string())
     columns: dict[str, Any] = {
-        **{n: list(by_name[n]) for n in by_name if n not in ("sentinels", "question", "said")},
+        **{n: by_name[n] for n in by_name if n not in ("sentinels", "question", "said", "answer")},
         "row_id": [f"{source}:{row_id}" for row_id in by_name["row_id"]],
-        "sample_token": [keyframes.token[i] for i in samples],
-        "scene_name": [keyframes.scene_name[i] for i in samples],
-        "split": [keyframes.split[i] for i in samples],
+        **_keyframe_columns(keyframes, by_name["sample_id"]),
         "source": source,
         "license": license,
         "messages": _messages(by_name["sentinels"], by_name["question"], by_name["said"]),
-        "references": _singletons(answers),
+        "answer": answers,
+        "references": pa.ListArray.from_arrays(
+            pa.array(np.arange(len(rows) + 1, dtype=np.int32)), answers
+        ),
         **(extra or {}),
     }
     arrays = [_column(columns.get(f.name), f, len(rows)) for f in table.schema]
     return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def _keyframe_columns(keyframes: Keyframes, samples: Sequence[int]) -> dict[str, pa.ChunkedArray]:
+    """The columns that say which keyframe a row is of."""
+    table = keyframes.columns.take(pa.array(samples, pa.int32()))
+    return dict(zip(table.schema.names, table.columns, strict=True))
 
 
 def _column(values: Any, field: pa.Field, n: int) -> pa.Array:
@@ -96,7 +103,7 @@ def _column(values: Any, field: pa.Field, n: int) -> pa.Array:
     if isinstance(values, (str, int)):
         return pa.repeat(pa.scalar(values, field.type), n)
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        return values.cast(field.type)
+        return values if values.type == field.type else values.cast(field.type)
     return pa.array(values, field.type)
 
 
@@ -109,11 +116,6 @@ def _messages(sentinels: Sequence[str], question: Sequence[str], said: Sequence[
     turns = pa.StructArray.from_arrays([roles, contents], ["role", "content"])
     offsets = pa.array(np.arange(0, 2 * len(said) + 1, 2, dtype=np.int32))
     return pa.ListArray.from_arrays(offsets, turns)
-
-
-def _singletons(texts: Sequence[str]) -> pa.Array:
-    offsets = pa.array(np.arange(len(texts) + 1, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(texts, pa.string()))
 
 
 def file_units(source: str, context: Context, parts: Sequence[str]) -> list[Unit]:

@@ -39,7 +39,7 @@ from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import ALIGNMENT
 from odvla_bench.geometry import FloatArray
 
-RECORDS_PER_SHARD = 131_072
+RECORDS_PER_SHARD = 65_536
 MAX_RESIDUAL_M = 1.0
 _FARTHEST_M = 1e6
 _PART = "captions"

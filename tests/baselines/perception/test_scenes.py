@@ -32,6 +32,21 @@ def test_keyframes_are_those_of_the_build(synthetic_root: Path, build_dir: Path)
         np.testing.assert_allclose(frame.can_bus[7:9], row["released_state"][2:4], atol=1e-5)
 
 
+def test_annotations_are_the_agents_of_the_keyframe(synthetic_root: Path, build_dir: Path) -> None:
+    agents = open_build(build_dir).table("agents").to_pandas()
+    cars = agents[agents["category"] == "vehicle.car"]
+    for frame in next(scenes_from_build(synthetic_root, build_dir)).keyframes:
+        cars = agents[
+            (agents.sample_token == frame.sample_token) & (agents.category == "vehicle.car")
+        ]
+        assert frame.annotations is not None
+        found = frame.annotations.labels == 0
+        assert sorted(frame.annotations.instance_ids[found]) == sorted(here["instance_id"])
+        np.testing.assert_allclose(
+            np.sort(frame.annotations.boxes[found, 0]), np.sort(here["x_m"]), atol=1e-6
+        )
+
+
 def test_a_point_ahead_is_in_the_middle_of_the_front_camera(
     synthetic_root: Path, build_dir: Path
 ) -> None:

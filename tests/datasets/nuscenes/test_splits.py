@@ -41,10 +41,18 @@ def test_split_of_scene(scene: str, version: str, split: str) -> None:
 def test_unknown_names_are_told() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'val'"):
         scenes_of("vall")
-    with pytest.raises(UnknownNameError, match="nuScenes version"):
-        split_of_scene("scene-0103", "v1.0")
-    with pytest.raises(UnknownNameError, match="scene-0103.*v1.0-test"):
-        split_of_scene("scene-0103", "v1.0-test")
+
+
+@pytest.mark.parametrize(
+    ("scene", "version", "split"),
+    [
+        pytest.param("scene-0103", "v1.0-test", "", id="a scene of another version"),
+        pytest.param("scene-9999", "v1.0-trainval", "", id="a scene that is in none"),
+        pytest.param("scene-0103", "v1.0-mine", "val", id="a version of one's own"),
+    ],
+)
+def test_scenes_without_a_split_have_none(scene: str, version: str, split: str) -> None:
+    assert split_of_scene(scene, version) == split
 
 
 @pytest.mark.devkit

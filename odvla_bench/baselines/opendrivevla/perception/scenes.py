@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from odvla_bench.baselines.opendrivevla.build_tokens import (
+    AGENT_COLUMNS,
+    annotations_of,
+    rows_by_keyframe,
+)
 from odvla_bench.baselines.opendrivevla.perception.config import CAMERAS
 from odvla_bench.baselines.opendrivevla.perception.inputs import Keyframe, Scene
 from odvla_bench.datasets.nuscenes.cache import default_cache_dir
@@ -54,11 +60,20 @@ def scenes_from_build(
         )
     can_bus = _can_bus(load_can_bus(nuscenes_root, tables.scenes, cache).pose, tables.samples)
     cameras = _cameras(tables)
+    agents, agents_at = rows_by_keyframe(build, "agents", tuple(build.splits()), AGENT_COLUMNS)
     keyframes = _keyframes(build)
     order = np.argsort([scene["timestamp_us"][0].as_py() for scene in keyframes], kind="stable")
     for i in order:
         rows = keyframes[i].to_pylist()
-        frames = (_keyframe(nuscenes_root, row, cameras, can_bus) for row in rows)
+        frames = (
+            replace(
+                _keyframe(nuscenes_root, row, cameras, can_bus),
+                annotations=annotations_of(
+                    agents.slice(*agents_at.get(row["sample_token"], (0, 0)))
+                ),
+            )
+            for row in rows
+        )
         yield Scene(rows[0]["scene_token"], tuple(frames))
 
 
