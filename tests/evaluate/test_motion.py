@@ -30,7 +30,7 @@ def answers(motion_build, tmp_path):
     rows = motion_build.table("forecasting", SPLIT, ("row_id", "x_m", "y_m")).to_pylist()
     codec = get_codec("text", variable_length=True)
 
-    def write(*shifts_m, keep=len(rows), text=None):
+    def write(*shifts_m, keep=None, text=None):
         table = pa.Table.from_pylist(
             [
                 {

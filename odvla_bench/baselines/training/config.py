@@ -15,7 +15,6 @@ from odvla_bench.datasets.writer import write_json
 from odvla_bench.errors import InputError
 from odvla_bench.registry import suggest
 
-
 PRECISIONS = ("auto", "bf16", "no")
 
 

@@ -36,9 +36,7 @@ def test_annotations_are_the_agents_of_the_keyframe(synthetic_root: Path, build_
     agents = open_build(build_dir).table("agents").to_pandas()
     cars = agents[agents["category"] == "vehicle.car"]
     for frame in next(scenes_from_build(synthetic_root, build_dir)).keyframes:
-        cars = agents[
-            (agents.sample_token == frame.sample_token) & (agents.category == "vehicle.car")
-        ]
+        here = cars[cars["sample_token"] == frame.sample_token]
         assert frame.annotations is not None
         found = frame.annotations.labels == 0
         assert sorted(frame.annotations.instance_ids[found]) == sorted(here["instance_id"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from odvla_bench.baselines.opendrivevla.answering import Decoding
 from odvla_bench.baselines.training import ablation
 from odvla_bench.baselines.training.config import make_config
 from odvla_bench.baselines.training.demo import DemoStage, predict_tiny, train_tiny
@@ -42,7 +43,6 @@ def test_each_stage_that_the_build_has_goes_on_from_the_last(two_tables, tmp_pat
     assert len(found) == two_tables.table("planning", "mini_val").num_rows
 
 
-@pytest.mark.slow
 def test_the_ablation_scores_the_five_rows_of_table_5(two_tables, tmp_path):
     config = make_config(
         stage="3",
@@ -55,7 +55,9 @@ def test_the_ablation_scores_the_five_rows_of_table_5(two_tables, tmp_path):
         pack_length=1200,
         validation_limit=0,
     )
-    results = ablation.ablate(config, split="mini_val")
+    results = ablation.ablate(
+        config, split="mini_val", decoding=Decoding(batch_size=32, max_new_tokens=16)
+    )
     assert list(results) == ["no-ego", "no-history", "text-only", "no-command", "full"]
     shown = {name: r["predictions"]["metadata"]["inputs"] for name, r in results.items()}
     assert shown["text-only"] == "ego,history,command"
