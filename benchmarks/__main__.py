@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-MODULES = ("maps", "data", "planning_metrics")
+MODULES = ("maps", "data", "planning_metrics", "training")
 
 for name in MODULES:
     print(f"\n## {name}\n", flush=True)

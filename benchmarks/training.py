@@ -139,10 +139,8 @@ def prediction_table() -> str:
         answerer = Answerer(loaded, make_prompting(), RandomTokens(), decoding)
         runs = here(lambda a=answerer: list(a.answer(rows)), repeat=3)  # type: ignore[misc]
         base = base or cpu(runs)
-        rate = rows.num_rows / cpu(runs)
-        lines.append(
-            [f"batches of {size}", seconds(runs), f"{rate:.1f}", f"{base / cpu(runs):.1f}"]
-        )
+        rate, ratio = rows.num_rows / cpu(runs), base / cpu(runs)
+        lines.append([f"batches of {size}", seconds(runs), f"{rate:.1f}", f"{ratio:.1f}"])
     return markdown(("prediction, `tiny`, CPU", "CPU s", "answers/s", "×"), lines)
 
 

@@ -1,4 +1,4 @@
-"""Models on disk: our directories, the released layout and back, language models to start from.
+"""Models on disk: our directories, the released layout and back, a language model to start from.
 
 The released checkpoint has our names but for the perception, which lies deeper. Only safetensors
 files are read.

@@ -15,6 +15,8 @@ from odvla_bench.datasets.writer import write_json
 from odvla_bench.errors import InputError
 from odvla_bench.registry import suggest
 
+PRECISIONS = ("auto", "bf16", "no")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -58,8 +60,8 @@ class TrainConfig:
     """Instructions of a keyframe that share one beginning; 1 packs without sharing."""
     packs_per_step: int = 1
     """Packed sequences in a step on each process; gradients are accumulated over them."""
-    precision: str = "bf16"
-    """`bf16` (autocast; parameters stay float32) or `no`."""
+    precision: str = "auto"
+    """`bf16` (autocast; parameters stay float32), `no`, or auto: bf16 on CUDA."""
     attention: str = "auto"
     """`sdpa`, `flex_attention`, `flash_attention_2`, `flash_attention_3`, or auto."""
     gradient_checkpointing: bool = False
@@ -96,8 +98,8 @@ class TrainConfig:
         for name in ("pack_length", "rows_per_prefix", "packs_per_step", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if self.precision not in ("bf16", "no"):
-            raise suggest(self.precision, ["bf16", "no"], kind="precision")
+        if self.precision not in PRECISIONS:
+            raise suggest(self.precision, list(PRECISIONS), kind="precision")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, which `read_config` reads."""

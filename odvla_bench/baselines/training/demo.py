@@ -33,7 +33,7 @@ STAGES = (
     DemoStage("1", 40, 3e-3, 1_000),
     DemoStage("2", 40, 3e-3, 1_000),
     DemoStage("2.5", 60, 3e-3, 2_000),
-    DemoStage("3", 1_400, 4e-3),
+    DemoStage("3", 1_600, 4e-3),
 )
 
 
@@ -76,7 +76,7 @@ def train_tiny(
             limit=stage.limit,
             max_steps=stage.steps,
             learning_rate=stage.learning_rate,
-            pack_length=800,
+            pack_length=1_000,
             packs_per_step=3,
             precision="no",
             log_every=20,

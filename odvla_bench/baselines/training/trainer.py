@@ -135,7 +135,9 @@ class Trainer:
             for layer in raw.model.layers:
                 layer.compile()
         optimizer = torch.optim.AdamW(
-            _parameter_groups(raw, config, self._stage), weight_decay=config.weight_decay
+            _parameter_groups(raw, config, self._stage),
+            weight_decay=config.weight_decay,
+            fused=self._device.type == "cuda",
         )
         self._model, self._optimizer = self._accelerator.prepare(raw, optimizer)
 
@@ -323,6 +325,9 @@ def _parameter_groups(model: Any, config: TrainConfig, stage: Stage) -> list[dic
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
+    on_cuda = torch.cuda.is_available()
+    auto = "bf16" if on_cuda else "no"
+    precision = auto if config.precision == "auto" else config.precision
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     plugin = None
     if config.fsdp and several:
@@ -338,8 +343,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             raise MissingDependencyError(tracker, extra="train", purpose=f"--set track={tracker}")
     Path(config.out).mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),  # else processes on CPUs do not find each other
-        mixed_precision=config.precision,
+        cpu=not on_cuda,  # else processes on CPUs do not find each other
+        mixed_precision=precision,
         fsdp_plugin=plugin,
         log_with=list(config.track) or None,
         project_dir=config.out,

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 
@@ -44,16 +47,25 @@ def test_as_many_parameters_learn_as_in_the_paper(preset, stage, millions):
     assert round(trainable / 1e6, 1) == millions
 
 
-def test_stage_3_trains_all_but_the_2d_backbone():
+@pytest.mark.golden
+def test_stage_3_trains_all_but_the_2d_backbone(golden):
     with torch.device("meta"):
         model = OpenDriveVLAForConditionalGeneration(preset_config("0.5B"))
         model.model.perception = Perception(perception_config("uniad-base"))
-    trainable, total = freeze(model, get_stage("3"))
+    trainable, _ = freeze(model, get_stage("3"))
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen
     assert all(n.startswith("model.perception.img_backbone.") for n in frozen)
     assert learning_parts(model) == ["projectors", "language", "perception"]
-    print(trainable / 1e6, total / 1e6)
+    # The paper's 552.6 M count parameters of the official files that nothing ever uses.
+    official = json.loads((golden / "perception" / "state_dict_full.json").read_text())["uniad"]
+    ours = {n.removeprefix("model.perception.") for n, _ in model.named_parameters()}
+    unused = sum(
+        math.prod(v["shape"])
+        for name, v in official.items()
+        if v["kind"] == "param" and name not in ours
+    )
+    assert round((trainable + unused) / 1e6, 1) == 552.6
 
 
 def test_an_unknown_stage_names_the_known_ones():

@@ -18,6 +18,9 @@ from odvla_bench.baselines.opendrivevla.tiny import tiny_model
 from odvla_bench.baselines.training.checkpoints import checkpoints
 from odvla_bench.baselines.training.run import open_run, train
 from odvla_bench.baselines.training.trainer import TrainingError, schedule
+from odvla_bench.datasets.build import build
+from odvla_bench.datasets.builders.base import BuildRequest
+from odvla_bench.datasets.nuscenes.synthetic import SyntheticConfig, write_nuscenes
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.errors import FormatError, InputError, OdvlaError
 
@@ -225,19 +228,33 @@ def test_two_processes_are_one_with_twice_the_batch(config, start, tmp_path, fsd
     assert_same(weights(tmp_path / "two" / "model"), weights(train(one)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def many_keyframes(tmp_path_factory):
+    """A planning build with 64 whole training plans and more."""
+    root = tmp_path_factory.mktemp("many")
+    config = SyntheticConfig(n_scenes=10, keyframes=18, sweeps=False, maps=False)
+    write_nuscenes(root / "raw", config)
+    build(BuildRequest(root / "raw", "v1.0-mini", root / "cache"), root / "build")
+    return root / "build"
+
+
 @pytest.mark.slow
-def test_tiny_memorises_64_plans(config, start, build_dir):
+def test_tiny_memorises_64_plans(config, many_keyframes):
     settings = config(
-        model=start,
-        split="mini_train",
-        limit=0,
-        max_steps=500,
-        learning_rate=5e-3,
-        settings=["packs_per_step=2", "log_every=100"],
+        model="tiny",
+        data=str(many_keyframes),
+        limit=64,
+        max_steps=240,
+        learning_rate=1e-2,
+        pack_length=1200,
+        settings=["packs_per_step=3", "log_every=60", "waypoint_codec=bins", "warmup_share=0.1"],
     )
     finished = open_model(str(train(settings)))
-    prompting = make_prompting(inputs=settings.inputs)
-    rows = read_conversations(open_build(build_dir), "3", "mini_train", prompting, answers=True)
+    prompting = make_prompting(inputs=settings.inputs, codec="bins")
+    rows = read_conversations(
+        open_build(many_keyframes), "3", "mini_train", prompting, answers=True, limit=64
+    )
     answerer = Answerer(finished, prompting, None, Decoding(batch_size=64))
     said = {a.row: a.text for a in answerer.answer(rows)}
-    assert [said[i] for i in range(rows.num_rows)] == rows["answer"].to_pylist()
+    assert rows.num_rows == 64
+    assert [said[i] for i in range(64)] == rows["answer"].to_pylist()
