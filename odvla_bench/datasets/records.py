@@ -9,7 +9,6 @@ damaged one costs itself only.
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import tempfile
 from collections.abc import Iterator
@@ -301,11 +300,16 @@ def _superseded(path: Path, cuts: Offsets) -> Offsets:
     """Records whose key, as it is spelt, comes again later."""
     if len(cuts) < 3:
         return np.empty(0, np.int64)
-    with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        keys = []
-        for cut in cuts[:-1].tolist():
-            begin = content.find(b'"', cut) + 1
-            keys.append(_short(content[begin : content.find(b'"', begin)]))
+    keys: list[bytes] = []
+    with path.open("rb") as f:
+        while len(keys) < len(cuts) - 1:
+            start = int(cuts[len(keys)])
+            stop = int(np.searchsorted(cuts[:-1], start + _BLOCK_BYTES // 2))
+            f.seek(start)
+            block = f.read(_BLOCK_BYTES)
+            for cut in (cuts[len(keys) : stop] - start).tolist():
+                begin = block.find(b'"', cut) + 1
+                keys.append(_short(block[begin : block.find(b'"', begin)]))
     names = np.array(keys)
     _, last = np.unique(names[::-1], return_index=True)
     kept = np.zeros(len(names), bool)
