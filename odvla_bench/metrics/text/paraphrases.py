@@ -14,8 +14,8 @@ what is not made of those never excludes an entry. An entry too many changes no 
 from __future__ import annotations
 
 import gzip
+import json
 import os
-import re
 import sqlite3
 import tempfile
 import zlib
@@ -27,8 +27,7 @@ from pathlib import Path
 from odvla_bench.errors import InputError
 from odvla_bench.metrics.text.java import pycocoevalcap_file
 
-_FORMAT = 4
-_PIECE = re.compile(r"[0-9a-z]+")
+_FORMAT = 5
 # Byte → itself if it can be part of a piece, else a space; line ends stay.
 _PIECES_ONLY = bytes(
     b if chr(b) in "0123456789abcdefghijklmnopqrstuvwxyz\n" else 0x20 for b in range(256)
@@ -75,47 +74,38 @@ def corpus_runs(texts: Iterable[str]) -> set[bytes]:
 
     A piece is a run of a-z and 0-9; the pieces of a pair are separated by a space.
     """
-    pieces: set[str] = set()
-    pairs: set[tuple[str, str]] = set()
-    for text in map(str.lower, texts):
-        found = _PIECE.findall(text)
-        pieces.update(found)
-        pairs.update(pairwise(found))
-        if "." in text:
-            found, joints = _without_periods(text)
-            pieces.update(found)
-            pairs.update(joints)
-    return {run.encode() for run in (*pieces, *map(" ".join, pairs))}
+    forms = _WordForms()
+    neighbours: set[tuple[str, str]] = set()
+    for text in texts:
+        # Words without a piece are not there for a phrase, and have no forms.
+        neighbours.update(pairwise(filter(forms.__getitem__, text.lower().split())))
+    within = {run for some in forms.values() for form in some for run in (*form, *_pairs(form))}
+    across = {
+        a[-1] + b" " + b[0] for left, right in neighbours for a in forms[left] for b in forms[right]
+    }
+    return within | across
 
 
-def _without_periods(text: str) -> tuple[list[str], Iterator[tuple[str, str]]]:
-    """The pieces of `text` with some words' periods dropped, and how those words may join."""
-    forms = [
-        (with_period, without)
-        for word in text.split()
-        if (with_period := _PIECE.findall(word))
-        and (without := _PIECE.findall(word.replace(".", "")))
-    ]
-    joints = (
-        (left[-1], right[0])
-        for before, after in pairwise(forms)
-        for left in before
-        for right in after
-    )
-    return [piece for _, without in forms for piece in without], joints
+class _WordForms(dict[str, list[list[bytes]]]):
+    """The pieces of each word looked up, with its periods and without."""
+
+    def __missing__(self, word: str) -> list[list[bytes]]:
+        phrases = {word.encode(), word.replace(".", "").encode()}
+        self[word] = [pieces for phrase in sorted(phrases) if (pieces := _pieces(phrase))]
+        return self[word]
 
 
 def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
     """Write the entries of `index` whose phrases are made of `runs`; return their number."""
     kept = 0
-    query = "SELECT entries FROM entry WHERE run = ?"
+    wanted = json.dumps(["", *sorted(run.decode() for run in runs)])
+    query = "SELECT entries FROM json_each(?) CROSS JOIN entry ON entry.run = json_each.value"
     database = sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
     with closing(database), gzip.open(path, "wb", 1) as out:
-        for run in [b"", *sorted(runs)]:
-            for (block,) in database.execute(query, (run,)):
-                usable = _usable(_unpack(block).split(b"\n"), runs)
-                out.writelines(b"%b\n%b\n%b\n" % entry for entry in usable)
-                kept += len(usable)
+        for (block,) in database.execute(query, (wanted,)):
+            usable = _usable(_unpack(block).split(b"\n"), runs)
+            out.writelines(b"%b\n%b\n%b\n" % entry for entry in usable)
+            kept += len(usable)
     return kept
 
 
@@ -171,12 +161,12 @@ def _make_index(table: Path, path: Path) -> None:
     """Make the index: a table from a run of a first phrase to that phrase's entries."""
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA journal_mode = OFF")
-        db.execute("CREATE TABLE entry (run BLOB, entries BLOB)")
+        db.execute("CREATE TABLE entry (run TEXT, entries BLOB)")
         db.executemany("INSERT INTO entry VALUES (?, ?)", _filed_entries(table))
         db.execute("CREATE INDEX by_run ON entry (run)")
 
 
-def _filed_entries(table: Path) -> Iterator[tuple[bytes, bytes]]:
+def _filed_entries(table: Path) -> Iterator[tuple[str, bytes]]:
     """Run and entries of each first phrase; of one cut in two by a block, twice."""
     for lines in _line_blocks(table):
         start = 0
@@ -184,7 +174,7 @@ def _filed_entries(table: Path) -> Iterator[tuple[bytes, bytes]]:
             stop = start + 3 * sum(1 for _ in same)
             pieces = _pieces(phrase)
             run = max(_pairs(pieces) or pieces, key=len, default=b"")
-            yield run, _pack(b"\n".join(lines[start:stop]))
+            yield run.decode(), _pack(b"\n".join(lines[start:stop]))
             start = stop
 
 
