@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from odvla_bench.cli.console import log, out, print_table
+from odvla_bench.cli.console import Advance, out, print_table, progress
+
+if TYPE_CHECKING:
+    from odvla_bench.baselines.training.trainer import Trainer
 
 _SHOWN = ("loss", "learning_rate", "tokens_per_s", "utilisation", "gradient_norm")
 
@@ -49,7 +52,6 @@ def train(
 
     from odvla_bench.baselines.training.config import make_config
     from odvla_bench.baselines.training.run import open_run
-    from odvla_bench.baselines.training.stages import get_stage
 
     disable_progress_bar()
     made = make_config(
@@ -65,29 +67,32 @@ def train(
         limit=limit,
         seed=seed,
     )
-    trainer = open_run(made, report=_report)
-    if trainer.is_main:
-        learnt = get_stage(made.stage)
-        share = f"{trainer.trainable / 1e6:.1f} of {trainer.parameters / 1e6:.1f} M parameters"
-        used, left = trainer.data.rows, trainer.data.left
-        rows = [
-            ("stage", f"{learnt.name}: {learnt.what}"),
-            ("trains", f"{', '.join(trainer.parts)}: {share}"),
-            (
-                "instructions",
-                f"{used} of {learnt.table} ({left.too_long} too long, "
-                f"{left.unseen_agents} about agents without a token)",
-            ),
-            ("steps", f"{trainer.steps}, from {trainer.step}"),
-        ]
-        print_table("train", ("", ""), rows, numbers_from=2)
-    folder = trainer.run()
+    with progress("train") as advance:
+        trainer = open_run(made, report=lambda m: _tell(advance, m))
+        if trainer.is_main:
+            print_table("train", ("", ""), _facts(trainer), numbers_from=2)
+        folder = trainer.run()
     if trainer.is_main:
         out.print(f"model: {folder}")
 
 
-def _report(metrics: dict[str, float]) -> None:
-    """One line of the log on standard error."""
-    step = f"{metrics['step']:.0f}/{metrics['steps']:.0f}"
+def _facts(trainer: Trainer) -> list[tuple[str, str]]:
+    """What is about to be trained."""
+    stage, left = trainer.stage, trainer.data.left
+    share = f"{trainer.trainable / 1e6:.1f} of {trainer.parameters / 1e6:.1f} M parameters"
+    used = (
+        f"{trainer.data.rows} of {stage.table} ({left.too_long} too long, "
+        f"{left.unseen_agents} about agents without a token)"
+    )
+    return [
+        ("stage", f"{stage.name}: {stage.what}"),
+        ("trains", f"{', '.join(trainer.parts)}: {share}"),
+        ("instructions", used),
+        ("steps", f"{trainer.steps}, from {trainer.step}"),
+    ]
+
+
+def _tell(advance: Advance, metrics: dict[str, float]) -> None:
     names = [n for n in metrics if n in _SHOWN or "/" in n]
-    log.print(f"step {step}  " + "  ".join(f"{n} {metrics[n]:.4g}" for n in names))
+    text = "  ".join(f"{n} {metrics[n]:.4g}" for n in names)
+    advance(int(metrics["step"]), int(metrics["steps"]), text)

@@ -81,13 +81,13 @@ class Trainer:
         """
         self._prepared, self._config = prepared, prepared.config
         self._report = report or (lambda _: None)
-        self._stage = get_stage(self._config.stage)
+        self.stage = get_stage(self._config.stage)
         self._accelerator = _accelerator(self._config)
         self._device = self._accelerator.device
         self._implementation = pick_implementation(self._device, self._config.attention)
         self._out = Path(self._config.out)
         self._raw = prepared.loaded.model
-        self.trainable, self.parameters = freeze(self._raw, self._stage)
+        self.trainable, self.parameters = freeze(self._raw, self.stage)
         self.parts = learning_parts(self._raw)
         self._prepare_model()
         self._per_step = self._config.packs_per_step * self._accelerator.num_processes
@@ -135,7 +135,7 @@ class Trainer:
             for layer in raw.model.layers:
                 layer.compile()
         optimizer = torch.optim.AdamW(
-            _parameter_groups(raw, config, self._stage),
+            _parameter_groups(raw, config, self.stage),
             weight_decay=config.weight_decay,
             fused=self._device.type == "cuda",
         )
@@ -144,7 +144,7 @@ class Trainer:
     def _total_steps(self) -> int:
         if self._config.max_steps:
             return self._config.max_steps
-        epochs = self._config.epochs or self._stage.epochs
+        epochs = self._config.epochs or self.stage.epochs
         return math.ceil(epochs * len(self._prepared.data.packs(0)) / self._per_step)
 
     def _key(self) -> str:

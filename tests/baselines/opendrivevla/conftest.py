@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,8 +30,3 @@ def features():
         }
 
     return make
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)

@@ -71,6 +71,22 @@ def test_perception_and_unused_tensors_of_a_released_checkpoint_are_passed_over(
     assert open_model(str(tmp_path)).model.config.vocab_size == loaded.model.config.vocab_size
 
 
+def test_the_rope_base_of_an_older_configuration_is_kept(loaded, tmp_path):
+    save_released(loaded, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["rope_parameters"]
+    (tmp_path / "config.json").write_text(json.dumps(config | {"rope_theta": 1_000_000.0}))
+    assert open_model(str(tmp_path)).model.config.rope_parameters["rope_theta"] == 1_000_000.0
+
+
+def test_a_repetition_penalty_beside_the_weights_is_read(loaded, tmp_path):
+    save_released(loaded, tmp_path)
+    assert open_model(str(tmp_path)).model.generation_config.repetition_penalty in (None, 1.0)
+    file = tmp_path / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 1.1}))
+    assert open_model(str(tmp_path)).model.generation_config.repetition_penalty == 1.1
+
+
 def test_shards_named_by_an_index_are_read(loaded, features, tmp_path):
     save_released(loaded, tmp_path)
     state = load_file(tmp_path / "model.safetensors")

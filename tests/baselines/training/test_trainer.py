@@ -243,9 +243,10 @@ def test_tiny_memorises_64_plans(config, many_keyframes):
     settings = config(
         model="tiny",
         data=str(many_keyframes),
+        inputs="ego",
         limit=64,
-        max_steps=240,
-        learning_rate=1e-2,
+        max_steps=220,
+        learning_rate=6e-3,
         pack_length=1200,
         settings=["packs_per_step=3", "log_every=60", "waypoint_codec=bins", "warmup_share=0.1"],
     )
