@@ -5,7 +5,16 @@ from __future__ import annotations
 import runpy
 import sys
 
-MODULES = ("maps", "data", "planning_metrics", "training")
+MODULES = (
+    "data",
+    "planning_metrics",
+    "predictions",
+    "maps",
+    "instructions",
+    "text_metrics",
+    "perception",
+    "training",
+)
 
 for name in MODULES:
     print(f"\n## {name}\n", flush=True)
