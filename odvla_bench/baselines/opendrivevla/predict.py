@@ -95,6 +95,8 @@ class Shard:
     """Conversations from `start` on, and the file of their answers."""
 
     prediction: Prediction
+    key: str
+    """Digest of all that decides the answers."""
     start: int
     file: Path
 
@@ -122,10 +124,10 @@ def predict(
     Returns:
         The file; of several samples a row the drawn ones lie beside it in `….samples.parquet`.
     """
-    rows = _conversations(prediction)
-    folder = prediction.out.with_name(prediction.out.name + _PARTS) / _key(prediction)
-    starts = range(0, rows.num_rows, SHARD_ROWS)
-    shards = [Shard(prediction, s, folder / f"{s:08d}.parquet") for s in starts]
+    key = _key(prediction)
+    folder = prediction.out.with_name(prediction.out.name + _PARTS) / key
+    starts = range(0, _conversations(prediction, key).num_rows, SHARD_ROWS)
+    shards = [Shard(prediction, key, s, folder / f"{s:08d}.parquet") for s in starts]
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pending = [s for s in shards[rank::world] if not s.file.is_file()]
     for done, _ in enumerate(
@@ -143,8 +145,8 @@ def predict(
 
 def answer_shard(shard: Shard) -> Path:
     """Answer one shard's conversations."""
-    answerer = _answerer(shard.prediction)
-    rows = _conversations(shard.prediction).slice(shard.start, SHARD_ROWS)
+    answerer = _answerer(shard.prediction, shard.key)
+    rows = _conversations(shard.prediction, shard.key).slice(shard.start, SHARD_ROWS)
     answers = sorted(answerer.answer(rows), key=lambda a: (a.row, a.sample))
     taken = rows.take([a.row for a in answers])
     table = pa.table(
@@ -174,8 +176,8 @@ def prompting_of(prediction: Prediction) -> Prompting:
 
 
 @functools.lru_cache(maxsize=1)
-def _answerer(prediction: Prediction) -> Answerer:
-    """The model on this process's device; kept from shard to shard."""
+def _answerer(prediction: Prediction, _key: str) -> Answerer:
+    """The model on this process's device; kept from shard to shard of one key."""
     prompting = prompting_of(prediction)
     build = open_build(prediction.data)
     source = open_source(prediction.tokens, build, visual=prompting.visual)
@@ -193,8 +195,8 @@ def _device() -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _conversations(prediction: Prediction) -> pa.Table:
-    """The prompts; no answer is read."""
+def _conversations(prediction: Prediction, _key: str) -> pa.Table:
+    """The prompts; no answer is read. Kept from shard to shard of one key."""
     return read_conversations(
         open_build(prediction.data),
         prediction.stage,
