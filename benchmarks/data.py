@@ -175,8 +175,9 @@ def can_bus_runs(
     def ours() -> None:
         with tempfile.TemporaryDirectory() as fresh:
             bus = load_can_bus(tables.root, tables.scenes, Path(fresh))
-        rows, _ = bus.pose.next(scene, times)
-        bus.pose.values("vel_0", rows)
+        for messages, name in ((bus.pose, "vel_0"), (bus.steeranglefeedback, "value")):
+            rows, _ = messages.next(scene, times)
+            messages.values(name, rows)
 
     names = tables.scenes["name"].to_pylist()
     picks = iter(
@@ -185,11 +186,12 @@ def can_bus_runs(
 
     def reread() -> None:
         for i in next(picks):
-            path = tables.root / "can_bus" / f"{names[scene[i]]}_pose.json"
-            messages = json.loads(path.read_text()) if path.is_file() else []
-            for message in messages:
-                if message["utime"] > times[i]:
-                    break
+            for kind in ("pose", "steeranglefeedback"):  # what the field's converters read
+                path = tables.root / "can_bus" / f"{names[scene[i]]}_{kind}.json"
+                messages = json.loads(path.read_text()) if path.is_file() else []
+                for message in messages:
+                    if message["utime"] > times[i]:
+                        break
 
     scale = len(times) / per_run
     loop = [Usage(usage.cpu_s * scale) for usage in here(reread, repeat=repeat)]

@@ -19,20 +19,34 @@ class Usage:
     peak_mb: float = float("nan")
 
 
+_PRINT_PEAK = """
+print()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
 def in_own_process(code: str, *arguments: str, repeat: int = 5) -> list[Usage]:
     """Run Python code in fresh processes; user + system seconds and peak resident memory.
+
+    The peak is the process's own (`VmHWM`): `ru_maxrss` would count its parent's before the start.
 
     Raises:
         RuntimeError: the code failed.
     """
     runs = []
     for _ in range(repeat):
-        process = subprocess.Popen([sys.executable, "-c", code, *arguments])
+        process = subprocess.Popen(
+            [sys.executable, "-c", code + _PRINT_PEAK, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        *_, peak_kb = process.stdout.read().split()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise RuntimeError(f"benchmark code failed with {process.returncode}:\n{code}")
-        runs.append(Usage(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+        runs.append(Usage(usage.ru_utime + usage.ru_stime, int(peak_kb) / 1024))
     return runs
 
 

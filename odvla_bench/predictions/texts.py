@@ -56,7 +56,7 @@ def match_answers(
     known = set(expected)
     if unknown := [key for key in found if key not in known]:
         raise PredictionError(
-            f"{path}: {len(unknown)} predictions have an id that is not to be scored, "
+            f"{path}: {len(unknown)} predictions have an id that no reference has, "
             f"for example {unknown[:MAX_SHOWN]}. Score the split they were made for."
         )
     return [_answer(path, key, found.get(key, {})) for key in expected]

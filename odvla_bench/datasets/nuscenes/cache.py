@@ -11,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from odvla_bench.errors import InputError
 from odvla_bench.provenance import digest_file, digest_text
 
 _MAX_INDEX_BYTES = 1 << 24
+_BATCH_ROWS = 1 << 17
+_NAMES = ("attribute", "category", "channel", "location", "vehicle")
 
 
 def default_cache_dir() -> Path:
@@ -103,6 +107,20 @@ def json_source(paths: list[Path], columns: dict[str, str], *, filename: bool = 
     listed = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
     kinds = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
     return f"read_json([{listed}], format='array', filename={filename}, columns={kinds})"
+
+
+def write_cached(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
+    """Write a relation batch by batch, so that memory does not grow with it.
+
+    The cache is read far more often than it is sent anywhere: LZ4 is read fastest, and a dictionary
+    pays only for the few names that repeat.
+    """
+    reader = relation.to_arrow_reader(_BATCH_ROWS)
+    schema = reader.schema.remove_metadata()
+    repeating = [f.name for f in schema if pa.types.is_string(f.type) and f.name in _NAMES]
+    with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=repeating) as writer:
+        for batch in reader:
+            writer.write_batch(batch.replace_schema_metadata(None))
 
 
 def read_error(path: Path | None, error: duckdb.Error) -> InputError:

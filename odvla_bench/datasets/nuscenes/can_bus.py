@@ -17,6 +17,7 @@ from odvla_bench.datasets.nuscenes.cache import (
     json_source,
     new_directory,
     read_error,
+    write_cached,
 )
 from odvla_bench.datasets.nuscenes.tables import numpy_columns
 
@@ -149,8 +150,8 @@ def load_can_bus(
     target = cache_parent / "can_bus" / fingerprint[:24]
     if not target.is_dir():
         _build(files, scenes, target, memory_limit)
-    tables = {kind: Messages(pq.read_table(target / f"{kind}.parquet")) for kind in MESSAGES}
-    return CanBus(fingerprint, **tables)
+    files_read = {kind: pq.ParquetFile(target / f"{kind}.parquet").read() for kind in MESSAGES}
+    return CanBus(fingerprint, **{kind: Messages(table) for kind, table in files_read.items()})
 
 
 def can_bus_files(root: Path, scenes: pa.Table) -> dict[tuple[str, str], Path]:
@@ -172,27 +173,22 @@ def _build(
         con.register("scenes", scenes)
         for kind in MESSAGES:
             paths = [path for (k, _), path in files.items() if k == kind]
-            table = _messages(con, kind, paths)
-            pq.write_table(table, work / f"{kind}.parquet", compression="zstd")
+            try:
+                write_cached(con.sql(_query(kind, paths)), work / f"{kind}.parquet")
+            except duckdb.Error as error:
+                raise read_error(paths[0].parent, error) from error
 
 
-def _messages(con: duckdb.DuckDBPyConnection, kind: str, paths: list[Path]) -> pa.Table:
-    """One kind's messages of all scenes, flat, by scene and time."""
+def _query(kind: str, paths: list[Path]) -> str:
+    """SQL for one kind's messages of all scenes, flat, by scene and time."""
     flat = ", ".join(
         f"{name}[{i + 1}] AS {name}_{i}" if name in _LENGTHS else name
         for name in MESSAGES[kind]
         for i in range(_LENGTHS.get(name, 1))
     )
-    try:
-        return (
-            con.sql(f"""
-            SELECT scene_id, {flat}
-            FROM {json_source(paths, MESSAGES[kind], filename=True)} m
-            JOIN scenes ON parse_filename(m.filename) = scenes.name || '_{kind}.json'
-            WHERE utime IS NOT NULL ORDER BY scene_id, utime
-        """)
-            .to_arrow_table()
-            .replace_schema_metadata(None)
-        )
-    except duckdb.Error as error:
-        raise read_error(paths[0].parent if paths else Path("can_bus"), error) from error
+    return f"""
+        SELECT scene_id, {flat}
+        FROM {json_source(paths, MESSAGES[kind], filename=True)} m
+        JOIN scenes ON parse_filename(m.filename) = scenes.name || '_{kind}.json'
+        WHERE utime IS NOT NULL ORDER BY scene_id, utime
+    """

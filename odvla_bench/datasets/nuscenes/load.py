@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 
-from odvla_bench.datasets.nuscenes.cache import connect, json_source, new_directory, read_error
+from odvla_bench.datasets.nuscenes.cache import (
+    connect,
+    json_source,
+    new_directory,
+    read_error,
+    write_cached,
+)
 from odvla_bench.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -299,8 +304,7 @@ class Loader:
         )
 
     def _write(self, name: str, query: str) -> None:
-        table = self.con.sql(query).to_arrow_table().replace_schema_metadata(None)
-        pq.write_table(table, self.work / f"{name}.parquet", compression="zstd")
+        write_cached(self.con.sql(query), self.work / f"{name}.parquet")
 
 
 def _pose_columns(translation: str, rotation: str, prefix: str) -> str:

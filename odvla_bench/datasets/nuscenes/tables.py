@@ -86,7 +86,7 @@ class NuScenesTables:
         return self._read("annotations")
 
     def _read(self, table: str) -> pa.Table:
-        return pq.read_table(self.cache_dir / f"{table}.parquet")
+        return pq.ParquetFile(self.cache_dir / f"{table}.parquet").read()
 
 
 def load_tables(
