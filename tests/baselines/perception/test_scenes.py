@@ -6,13 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from perception_scenes import small_network
+from typer.testing import CliRunner
 
+from odvla_bench.baselines.opendrivevla.features import FeatureStore
+from odvla_bench.baselines.opendrivevla.perception.checkpoint import save_checkpoint
 from odvla_bench.baselines.opendrivevla.perception.config import CAMERAS
 from odvla_bench.baselines.opendrivevla.perception.inputs import lidar2img
 from odvla_bench.baselines.opendrivevla.perception.scenes import scenes_from_build
+from odvla_bench.cli.main import app
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
 from odvla_bench.datasets.nuscenes.cache import default_cache_dir
+from odvla_bench.datasets.nuscenes.synthetic import AgentOptions, SyntheticConfig, write_nuscenes
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.errors import InputError
 
@@ -72,3 +78,32 @@ def test_a_missing_camera_is_named(synthetic_root: Path, tmp_path: Path) -> None
     build(BuildRequest(tmp_path, "v1.0-mini", default_cache_dir()), tmp_path / "b")
     with pytest.raises(InputError, match="has no CAM_BACK_LEFT"):
         next(scenes_from_build(tmp_path, tmp_path / "b"))
+
+
+def test_features_of_a_tree_from_the_command_line(tmp_path: Path) -> None:
+    agents = AgentOptions(per_keyframe=3)
+    config = SyntheticConfig(
+        n_scenes=2, keyframes=2, sweeps=False, maps=False, agents=agents, image_size=(160, 96)
+    )
+    write_nuscenes(tmp_path, config)
+    build(BuildRequest(tmp_path, "v1.0-mini", default_cache_dir()), tmp_path / "b")
+    save_checkpoint(small_network(), tmp_path / "small.safetensors")
+    arguments = {
+        "--nuscenes-root": tmp_path,
+        "--data": tmp_path / "b",
+        "--checkpoint": tmp_path / "small.safetensors",
+        "--out": tmp_path / "features",
+        "--preset": "uniad-small",
+        "--behaviour": "fixed",
+    }
+    command = ["extract-features", *(str(x) for pair in arguments.items() for x in pair)]
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    assert "2 scenes written" in first.output
+    assert "0 scenes written, 2 were there" in CliRunner().invoke(app, command).output
+    tokens = open_build(tmp_path / "b").table("planning")["sample_token"].to_pylist()
+    store = FeatureStore(tmp_path / "features")
+    for token in tokens:
+        features = store[token]
+        assert features.scene.shape == (90, 256)
+        assert np.isfinite(np.asarray(features.scene, np.float32)).all()
