@@ -30,6 +30,7 @@ MAX_RECORD_BYTES = 1 << 22
 """Longer records are not parsed; the known files' are below 10 kB."""
 
 _BLOCK_BYTES = 1 << 23
+_KEYS_BYTES = 1 << 22
 _HEAD_BYTES = 1 << 20
 _CHUNK_RECORDS = 8_192
 _CHUNK_BYTES = 1 << 25
@@ -304,9 +305,9 @@ def _superseded(path: Path, cuts: Offsets) -> Offsets:
     with path.open("rb") as f:
         while len(keys) < len(cuts) - 1:
             start = int(cuts[len(keys)])
-            stop = int(np.searchsorted(cuts[:-1], start + _BLOCK_BYTES // 2))
+            stop = int(np.searchsorted(cuts[:-1], start + _KEYS_BYTES))
             f.seek(start)
-            block = f.read(_BLOCK_BYTES)
+            block = f.read(2 * _KEYS_BYTES)
             for cut in (cuts[len(keys) : stop] - start).tolist():
                 begin = block.find(b'"', cut) + 1
                 keys.append(_short(block[begin : block.find(b'"', begin)]))
