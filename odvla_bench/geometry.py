@@ -45,7 +45,18 @@ def rotation_from_quaternion(quaternion_wxyz: FloatArray) -> FloatArray:
         (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
         (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
     )
-    return np.stack([np.stack(row, -1) for row in rows], -2)
+    rotation = np.empty((*q.shape[:-1], 3, 3))
+    for i, row in enumerate(rows):
+        for j, values in enumerate(row):
+            rotation[..., i, j] = values
+    return rotation
+
+
+def heading_of_quaternion(quaternion_wxyz: FloatArray) -> FloatArray:
+    """(..., 4) quaternions w, x, y, z → (..., 3) their rotations' x axes, without the other two."""
+    q = np.asarray(quaternion_wxyz, np.float64)
+    w, x, y, z = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
+    return np.stack([1 - 2 * (y * y + z * z), 2 * (x * y + z * w), 2 * (x * z - y * w)], -1)
 
 
 def compose(a_from_b: Pose, b_from_c: Pose) -> Pose:

@@ -184,7 +184,7 @@ def agent_columns(
     """Columns of the agents table for annotations of whole scenes."""
     agents = Agents.from_tables(annotations, samples, motion.global_from_lidar)
     instances = context.nuscenes.instances.take(annotations["instance_id"])
-    centre, place = agents.centre_m, agents.global_from_box.translation_m
+    centre, place = agents.centre_m, agents.place_m
     velocity, velocity_valid = agents.velocity_mps()
     columns: Columns = {name: annotations[name] for name in _COPIED}
     columns |= {

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, STEP_S
-from odvla_bench.datasets.nuscenes.tables import numpy_columns, poses
+from odvla_bench.datasets.nuscenes.tables import numpy_columns
 from odvla_bench.geometry import (
     FloatArray,
     Pose,
     angle_of,
+    heading_of_quaternion,
     invert,
     rotate,
     transform_points,
-    yaw_of,
 )
 
 MAX_VELOCITY_GAP_S = 1.5
@@ -32,6 +32,9 @@ MAX_VELOCITY_GAP_S = 1.5
 
 DEVKIT_SLACK_S = 0.15
 """How far beyond its horizon nuscenes-devkit's PredictHelper still takes an annotation."""
+
+_BLOCK = 4096
+"""Annotations worked on at a time: what they need stays in the processor's cache."""
 
 Alignment = Literal["keyframe", "devkit"]
 Finder = Callable[[int], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
@@ -58,8 +61,10 @@ class Agents:
     """(M,) row of the keyframe in the sample arrays below."""
     instance_id: npt.NDArray[np.int64]
     """(M,) track."""
-    global_from_box: Pose
-    """(M) box centre and heading (x along the length) in GLOBAL."""
+    place_m: FloatArray
+    """(M, 3) box centres in GLOBAL."""
+    heading: FloatArray
+    """(M, 3) unit vectors along the boxes' lengths, GLOBAL; nothing else of a rotation is used."""
     global_from_lidar: Pose
     """(N) LIDAR in GLOBAL, one a keyframe."""
     frame: npt.NDArray[np.int64]
@@ -82,7 +87,8 @@ class Agents:
         return cls(
             np.searchsorted(ids, numpy_columns(annotations, "sample_id")),
             numpy_columns(annotations, "instance_id").astype(np.int64),
-            poses(annotations, ""),
+            numpy_columns(annotations, "x_m", "y_m", "z_m"),
+            heading_of_quaternion(numpy_columns(annotations, "qw", "qx", "qy", "qz")),
             global_from_lidar,
             numpy_columns(samples, "frame_index").astype(np.int64),
             numpy_columns(samples, "timestamp_us"),
@@ -96,22 +102,17 @@ class Agents:
     @cached_property
     def centre_m(self) -> FloatArray:
         """(M, 3) box centres, LIDAR frame at t0."""
-        return transform_points(self.lidar_from_global, self.global_from_box.translation_m)
+        return transform_points(self.lidar_from_global, self.place_m)
 
     @cached_property
     def yaw_rad(self) -> FloatArray:
         """(M,) headings, counter-clockwise from +x (right) of the LIDAR frame at t0."""
-        return angle_of(rotate(self.lidar_from_global.rotation[:, :2], self._heading))
+        return angle_of(rotate(self.lidar_from_global.rotation[:, :2], self.heading))
 
     @cached_property
     def global_yaw_rad(self) -> FloatArray:
         """(M,) headings in GLOBAL."""
-        return yaw_of(self.global_from_box.rotation)
-
-    @property
-    def _heading(self) -> FloatArray:
-        """(M, 3) unit vectors along the boxes, GLOBAL."""
-        return self.global_from_box.rotation[..., 0]
+        return angle_of(self.heading)
 
     @cached_property
     def _track_order(self) -> npt.NDArray[np.int64]:
@@ -145,17 +146,20 @@ class Agents:
         self, find: Finder, steps: tuple[int, ...]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Run a search of the track order for every step and put its rows back in our order."""
-        rows = np.empty((len(self.sample), len(steps)), np.int64)
+        rows = np.empty((len(steps), len(self.sample)), np.int64)
         valid = np.empty(rows.shape, bool)
         order, own = self._track_order, np.arange(len(self.sample))
         for k, step in enumerate(steps):
             candidate, ok = find(step)
-            rows[order, k], valid[order, k] = order[np.where(ok, candidate, own)], ok
-        return rows, valid
+            rows[k, order], valid[k, order] = order[np.where(ok, candidate, own)], ok
+        return rows.T, valid.T
 
     def _frame_rows(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         key = self._track_key
-        candidate = np.minimum(np.searchsorted(key, key + step), len(key) - 1)
+        # Without gaps a step is a row; only the others have to be searched for.
+        candidate = np.clip(np.arange(len(key)) + step, 0, max(len(key) - 1, 0))
+        other = np.flatnonzero(key[candidate] != key + step)
+        candidate[other] = np.minimum(np.searchsorted(key, key[other] + step), len(key) - 1)
         return candidate, key[candidate] == key + step
 
     def _link_rows(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -179,15 +183,48 @@ class Agents:
     def motion(self, steps: tuple[int, ...], *, alignment: Alignment = "keyframe") -> AgentMotion:
         """Where the same tracks are at other keyframes, seen from t0; see `rows_at`."""
         rows, valid = self.rows_at(steps, alignment=alignment)
-        place = self.global_from_box.translation_m
-        xy = transform_points(self.lidar_from_global.at(np.s_[:, None]), place[rows])[..., :2]
-        # Only the heading axis is turned: a third of the work of turning whole rotations.
-        yaw = angle_of(rotate(self.lidar_from_global.rotation[:, None, :2], self._heading[rows]))
-        own = to_own_frame(place[rows][..., :2], place[:, :2], self.global_yaw_rad)
-        there = valid[..., None]
-        return AgentMotion(
-            np.where(there, xy, 0.0), np.where(valid, yaw, 0.0), np.where(there, own, 0.0), valid
-        )
+        seen = np.empty((5, *rows.shape))
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            for out, values in zip(seen, self._seen_from(block, rows[block].T), strict=True):
+                out[block] = np.where(valid[block], values.T, 0.0)
+        xy, own = np.moveaxis(seen[:2], 0, -1), np.moveaxis(seen[3:], 0, -1)
+        return AgentMotion(xy, seen[2], own, valid)
+
+    def _seen_from(
+        self, block: slice, rows: npt.NDArray[np.int64]
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Other annotations seen from those of a block, column by column.
+
+        Args:
+            block: B annotations, each at its own t0.
+            rows: (K, B) annotations.
+
+        Returns:
+            (K, B) x, y and yaw in the LIDAR frame, x and y in the agent's own frame.
+        """
+        place, heading = self._place, self._heading_columns
+        there, ahead = np.take(place, rows, 1), np.take(heading, rows, 1)
+        (x_axis, y_axis), (x0, y0) = self._lidar_columns(block)
+        x, y = _dot(x_axis, there) + x0, _dot(y_axis, there) + y0
+        yaw = np.arctan2(_dot(y_axis, ahead), _dot(x_axis, ahead))
+        dx, dy = there[:2] - place[:2, None, block]
+        return x, y, yaw, *to_own_frame(dx, dy, self.global_yaw_rad[block])
+
+    @cached_property
+    def _place(self) -> FloatArray:
+        """(3, M) box centres in GLOBAL, a row a coordinate."""
+        return np.ascontiguousarray(self.place_m.T)
+
+    @cached_property
+    def _heading_columns(self) -> FloatArray:
+        """(3, M) headings in GLOBAL, a row a coordinate."""
+        return np.ascontiguousarray(self.heading.T)
+
+    def _lidar_columns(self, block: slice) -> tuple[FloatArray, FloatArray]:
+        """The LIDAR's x and y axes in GLOBAL, (2, 3, B), and where GLOBAL's origin is, (2, B)."""
+        rotation, translation = self.lidar_from_global.at(block)
+        return np.moveaxis(rotation[:, :2], 0, -1).copy(), translation[:, :2].T.copy()
 
     def velocity_mps(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """Velocity from the neighbouring annotations of the track, as nuscenes-devkit takes it.
@@ -199,26 +236,34 @@ class Agents:
             (M, 2) LIDAR frame at t0, 0 where not valid; (M,) bool.
         """
         rows, valid = self._gather(self._neighbours, (-1, 1))
-        seconds = np.diff(self.timestamp_us[self.sample][rows], axis=1)[:, 0] * 1e-6
+        before, after = rows.T
+        t_us = self.timestamp_us[self.sample]
+        seconds = (t_us[after] - t_us[before]) * 1e-6
         limit = MAX_VELOCITY_GAP_S * np.where(valid.all(1), 2, 1)
         good = valid.any(1) & (seconds <= limit)
-        place = self.global_from_box.translation_m[rows]
-        velocity = (place[:, 1] - place[:, 0]) / np.where(good, seconds, 1.0)[:, None]
+        change = self._place[:, after] - self._place[:, before]
+        velocity = (change / np.where(good, seconds, 1.0)).T
         turned = rotate(self.lidar_from_global.rotation[:, :2], velocity)
         return np.where(good[:, None], turned, 0.0), good
 
 
-def to_own_frame(xy_m: FloatArray, centre_m: FloatArray, yaw_rad: FloatArray) -> FloatArray:
-    """Positions seen from a box: y along its heading, x to its right.
+def to_own_frame(
+    dx_m: FloatArray, dy_m: FloatArray, yaw_rad: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Offsets from a box's centre, seen from the box: y along its heading, x to its right.
 
     Args:
-        xy_m: (M, K, 2) positions, any frame.
-        centre_m: (M, 2) box centres in that frame.
+        dx_m: (..., M) along x of any frame, metres.
+        dy_m: (..., M) along y of it.
         yaw_rad: (M,) headings, counter-clockwise from +x of that frame.
 
     Returns:
-        (M, K, 2) metres.
+        (..., M) to the right and (..., M) ahead, metres.
     """
-    dx, dy = np.moveaxis(xy_m - centre_m[:, None], -1, 0)
-    cos, sin = np.cos(yaw_rad)[:, None], np.sin(yaw_rad)[:, None]
-    return np.stack([sin * dx - cos * dy, cos * dx + sin * dy], -1)
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    return sin * dx_m - cos * dy_m, cos * dx_m + sin * dy_m
+
+
+def _dot(axis: FloatArray, vectors: FloatArray) -> FloatArray:
+    """(3, B) axes, (3, K, B) vectors → (K, B) products."""
+    return axis[0] * vectors[0] + axis[1] * vectors[1] + axis[2] * vectors[2]

@@ -241,8 +241,10 @@ class Loader:
         self._check(
             "sample_annotation",
             """
-            SELECT max(token), any_value(instance_token) FROM sample_annotation
-            GROUP BY sample_id, instance_id HAVING count(*) > 1
+            SELECT max(token), any_value(instance_token) FROM sample_annotation SEMI JOIN (
+                SELECT sample_id, instance_id FROM sample_annotation
+                GROUP BY ALL HAVING count(*) > 1
+            ) USING (sample_id, instance_id) GROUP BY sample_id, instance_id
             """,
             "is a second box of instance {} in one sample",
         )
