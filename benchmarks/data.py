@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure import Usage, cpu, here, in_own_process, markdown, peak, seconds
+from odvla_bench.baselines.predict import predict
+from odvla_bench.datasets.build import build
+from odvla_bench.datasets.builders.base import BuildRequest
 from odvla_bench.datasets.nuscenes.agents import Agents
 from odvla_bench.datasets.nuscenes.can_bus import load_can_bus
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, EgoMotion, command
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
+from odvla_bench.datasets.reader import open_build
 
 VERSION = "v1.0-trainval"
 
@@ -47,7 +51,17 @@ from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
 with tempfile.TemporaryDirectory() as work:
     request = BuildRequest(Path(sys.argv[1]), sys.argv[2], Path(work) / "cache")
-    build(request, Path(work) / "build")
+    build(request, Path(work) / "build", sources=["planning"])
+"""
+EVALUATION = """
+import sys
+from odvla_bench.cli.main import run
+preds, data, out = sys.argv[1:]
+sys.argv[1:] = ["eval", "--preds", preds, "--data", data, "--out", out]
+try:
+    run()
+except SystemExit as stop:
+    assert not stop.code
 """
 
 
@@ -77,6 +91,7 @@ def run(root: Path, cache: Path, repeat: int) -> str:
     tables = load_tables(root, VERSION, cache_dir=cache)
     again = in_own_process(RELOAD, place, VERSION, str(cache), repeat=repeat)
     whole = in_own_process(CONVERSION, place, VERSION, repeat=repeat)
+    evaluation = evaluation_runs(root, cache, repeat)
     records, loop = records_runs(tables, repeat)
     aligned, reread = can_bus_runs(tables, repeat)
     rows = [
@@ -87,7 +102,8 @@ def run(root: Path, cache: Path, repeat: int) -> str:
         _row(
             "CAN-bus alignment of all keyframes", reread, aligned, "re-read a sample, extrapolated"
         ),
-        ["JSON → planning build, everything", "-", "", seconds(whole), f"{peak(whole):,.0f}", "-"],
+        _alone("JSON → planning build, everything", whole),
+        _alone("`eval` of val's 6,019 plans: eleven protocols, intervals, pictures", evaluation),
     ]
     header = ("what", "reference, CPU s", "MB", "odvla_bench, CPU s", "MB", "ratio")
     return markdown(header, rows)
@@ -97,6 +113,20 @@ def _row(what: str, theirs: list[Usage], ours: list[Usage], who: str) -> list[st
     memory = ["" if np.isnan(peak(runs)) else f"{peak(runs):,.0f}" for runs in (theirs, ours)]
     ratio = f"{cpu(theirs) / cpu(ours):.1f}×"
     return [f"{what} (vs {who})", seconds(theirs), memory[0], seconds(ours), memory[1], ratio]
+
+
+def _alone(what: str, runs: list[Usage]) -> list[str]:
+    return [what, "-", "", seconds(runs), f"{peak(runs):,.0f}", "-"]
+
+
+def evaluation_runs(root: Path, cache: Path, repeat: int) -> list[Usage]:
+    """The whole command: plans of `constant-velocity` joined with a build and scored."""
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        build(BuildRequest(root, VERSION, cache), work / "build", sources=["planning"])
+        predict(open_build(work / "build"), "val", "constant-velocity", work / "cv.parquet")
+        arguments = (work / "cv.parquet", work / "build", work / "results")
+        return in_own_process(EVALUATION, *map(str, arguments), repeat=repeat)
 
 
 def records_runs(tables: NuScenesTables, repeat: int) -> tuple[list[Usage], list[Usage]]:
