@@ -55,7 +55,7 @@ def mean_statistic(names: Sequence[str], scores: FloatArray) -> Statistic:
         names: M names.
         scores: (N, M) of each sample.
     """
-    values = np.column_stack([scores, np.ones(len(scores))])
+    values = np.vstack([scores.T, np.ones(len(scores))]).T  # columns are summed faster this way
     return Statistic(tuple(names), values, _mean)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text import bleu, cider, meteor
-from odvla_bench.metrics.text.corpus import Corpus, FloatArray, check_texts, make_corpus
+from odvla_bench.metrics.text.corpus import Corpus, FloatArray, IntArray, pair_up, read_samples
 from odvla_bench.metrics.text.intervals import (
     Interval,
     Statistic,
@@ -114,24 +114,21 @@ def score_text(
     for metric in metrics:
         if metric not in METRICS:
             raise suggest(metric, list(METRICS), kind="metric")
-    check_texts(predictions, references)
+    samples = read_samples(predictions, references)
     options = options or TextOptions()
     found: dict[str, Statistic] = {}
     if set(metrics) & set(CAPTION_METRICS):
-        tokens = tokenize(predictions, references, tokenizer, timeout_s=options.timeout_s)
-        corpus = make_corpus(*tokens)
+        corpus = pair_up(tokenize(samples, tokenizer, timeout_s=options.timeout_s))
         for given, scorer in _SCORERS.items():
             if given & set(metrics):
                 found |= scorer(corpus, options)
     notes = dict(_NOTES)
     if "bertscore" in metrics:
-        found["bertscore"], notes["bertscore"] = _bertscore(
-            make_corpus(predictions, references), options
-        )
+        found["bertscore"], notes["bertscore"] = _bertscore(pair_up(samples), options)
     notes = {metric: notes[metric] for metric in METRICS if metric in metrics}
     return TextScores(
         tuple(found[metric] for metric in notes),
-        _choices(references, tokenizer, notes),
+        _choices(samples.reference_count, tokenizer, notes),
     )
 
 
@@ -192,12 +189,12 @@ def _bertscore(corpus: Corpus, options: TextOptions) -> tuple[Statistic, str]:
 
 
 def _choices(
-    references: Sequence[Sequence[str]], tokenizer: str, notes: Mapping[str, str]
+    reference_count: IntArray, tokenizer: str, notes: Mapping[str, str]
 ) -> dict[str, object]:
     """Every choice that can move a number."""
-    fewest, most = min(map(len, references)), max(map(len, references))
+    fewest, most = int(reference_count.min()), int(reference_count.max())
     choices: dict[str, object] = {
-        "n": len(references),
+        "n": len(reference_count),
         "refs": most if fewest == most else f"{fewest}-{most}",
         **notes,
     }
