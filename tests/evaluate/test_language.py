@@ -7,11 +7,11 @@ import pytest
 
 from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import Build, open_build
 from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
 from odvla_bench.errors import InputError, PredictionError, UnknownNameError
 from odvla_bench.evaluate.language import evaluate_language
+from odvla_bench.provenance import default_cache_dir
 
 SPLIT = "mini_val"
 

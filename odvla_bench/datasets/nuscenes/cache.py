@@ -22,12 +22,6 @@ _BATCH_ROWS = 1 << 17
 _NAMES = ("attribute", "category", "channel", "location", "vehicle")
 
 
-def default_cache_dir() -> Path:
-    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
-
-
 def fingerprint_files(files: dict[str, Path], parent: Path, *salt: str) -> str:
     """Digest of the names and contents of files, and of `salt`.
 

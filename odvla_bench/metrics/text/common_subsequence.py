@@ -33,12 +33,12 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
         first: (E,) texts.
         second: (E,) texts.
     """
-    swap = words.count[first] > words.count[second]
+    swap = words.length[first] > words.length[second]
     short, long = np.where(swap, second, first), np.where(swap, first, second)
     lengths = np.empty(len(first), np.int64)
-    for part in _parts(words.count, short, long):
+    for part in _parts(words.length, short, long):
         a, b = short[part], long[part]
-        if len(part) >= _FEWEST_TOGETHER and words.count[a].max() <= _MOST_BITS:
+        if len(part) >= _FEWEST_TOGETHER and words.length[a].max() <= _MOST_BITS:
             lengths[part] = _together(_padded(words, a, -1), _padded(words, b, -2))
         else:
             lengths[part] = [
@@ -60,7 +60,7 @@ def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArra
 
 def _padded(words: Words, texts: IntArray, filler: int) -> IntArray:
     """(L, E) the words of E texts, below each other, with `filler` beyond a text's end."""
-    start, count = words.start[texts], words.count[texts]
+    start, count = words.start[texts], words.length[texts]
     rows = np.empty((int(count.max()), len(texts)), np.int32)
     for k, row in enumerate(rows):
         row[:] = np.where(count > k, words.ids.take(start + k, mode="clip"), filler)

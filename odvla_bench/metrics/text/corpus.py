@@ -7,9 +7,9 @@ numbers of distinct texts, the tokenizer maps distinct texts, and equal pairs ar
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import chain, count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from odvla_bench.errors import PredictionError
 
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
+_Key = TypeVar("_Key", bound=Hashable)
 
 MAX_CHARACTERS = 100_000
 """Longest text that is scored; a driving caption has a few hundred characters."""
@@ -47,7 +48,7 @@ class Samples(NamedTuple):
             at: (N + M,) index into them of each prediction, and then of each reference; by
                 default they stand in place of the present texts.
         """
-        distinct, number = number_texts(texts)
+        distinct, number = number_distinct(texts)
         ids = number[np.concatenate([self.prediction, self.reference]) if at is None else at]
         n = len(self.prediction)
         return Samples(distinct, ids[:n], ids[n:], self.reference_count)
@@ -105,7 +106,7 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
         raise PredictionError("The corpus is empty: give at least one prediction to score.")
     sound = not any(issubclass(kind, str) for kind in set(map(type, references)))
     try:
-        texts, ids = number_texts(chain(predictions, chain.from_iterable(references)))
+        texts, ids = number_distinct(chain(predictions, chain.from_iterable(references)))
         sizes = _sizes(references, len(ids) - n)
         sound = sound and bool(sizes.all()) and not any(map(_flaw, texts))
     except TypeError:  # something without a length, or that cannot be a key
@@ -141,10 +142,10 @@ def make_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]])
     return pair_up(read_samples(predictions, references))
 
 
-def number_texts(texts: Iterable[str]) -> tuple[list[str], IntArray]:
-    """The distinct texts in the order of their first appearance, and each text's number."""
-    numbers: defaultdict[str, int] = defaultdict(count().__next__)
-    ids = np.fromiter(map(numbers.__getitem__, texts), np.int64)
+def number_distinct(values: Iterable[_Key]) -> tuple[list[_Key], IntArray]:
+    """The distinct values in the order of their first appearance, and each value's number."""
+    numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
+    ids = np.fromiter(map(numbers.__getitem__, values), np.int64)
     return list(numbers), ids
 
 

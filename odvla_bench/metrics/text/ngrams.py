@@ -51,7 +51,7 @@ class Words(NamedTuple):
 
     ids: IntArray
     """(M,) all words, text after text, numbered from 1 up."""
-    count: IntArray
+    length: IntArray
     """(T,) words of each text."""
     start: IntArray
     """(T,) where each text's words start."""
@@ -60,20 +60,20 @@ class Words(NamedTuple):
 
     def of(self, text: int) -> IntArray:
         """The words of one text."""
-        return self.ids[self.start[text] : self.start[text] + self.count[text]]
+        return self.ids[self.start[text] : self.start[text] + self.length[text]]
 
 
 def number_words(texts: Sequence[str], separator: str | None = None) -> Words:
     """The words of T texts, split at each separator, or by default at runs of white space."""
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = lambda: len(vocabulary) + 1
-    ids, counts = array("q"), array("q")
+    ids, lengths = array("q"), array("q")
     for text in texts:
         words = text.split(separator)
-        counts.append(len(words))
+        lengths.append(len(words))
         ids.extend(map(vocabulary.__getitem__, words))
-    count = np.array(counts)
-    return Words(np.array(ids), count, np.cumsum(count) - count, len(vocabulary) + 1)
+    length = np.array(lengths)
+    return Words(np.array(ids), length, np.cumsum(length) - length, len(vocabulary) + 1)
 
 
 class NgramTable:
@@ -82,8 +82,8 @@ class NgramTable:
     def __init__(self, texts: Sequence[str]) -> None:
         """Split, number and sort the words of `texts`."""
         words = number_words(texts)
-        self.word_count = words.count
-        windows = _windows(words.ids, words.count)
+        self.word_count = words.length
+        windows = _windows(words.ids, words.length)
         unique, inverse = np.unique(_pack(windows, words.vocabulary), return_inverse=True)
         first = np.empty(len(unique), np.int64)
         first[inverse] = np.arange(len(inverse))

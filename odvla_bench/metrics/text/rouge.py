@@ -21,7 +21,7 @@ def rouge_l(corpus: Corpus) -> FloatArray:
     hypothesis = np.repeat(corpus.hypothesis, corpus.reference_count)
     common = common_lengths(words, hypothesis, corpus.reference)
     precision, recall = (
-        np.maximum.reduceat(common / words.count[texts], corpus.offset[:-1])
+        np.maximum.reduceat(common / words.length[texts], corpus.offset[:-1])
         for texts in (hypothesis, corpus.reference)
     )
     weight = recall + _BETA_SQUARED * precision

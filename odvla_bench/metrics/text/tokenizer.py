@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from odvla_bench.metrics.text.corpus import Samples, number_texts
+from odvla_bench.metrics.text.corpus import Samples, number_distinct
 from odvla_bench.metrics.text.java import pycocoevalcap_file, run_lines
 from odvla_bench.registry import suggest
 
@@ -67,7 +67,7 @@ def _ptb_in_order(samples: Samples, timeout_s: float | None) -> Samples:
     is therefore told apart by what follows it, and that is put on a line of its own behind it.
     """
     texts = [text.translate(_LINE_ENDS) for text in samples.texts]
-    views, view = number_texts([*map(_lookahead, texts), _lookahead(""), ""])
+    views, view = number_distinct([*map(_lookahead, texts), _lookahead(""), ""])
     looks = np.array([text.endswith(".") for text in texts])
     sides = []
     for ids in (samples.prediction, samples.reference):
