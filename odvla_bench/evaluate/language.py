@@ -153,10 +153,6 @@ def _dense(
     )
 
 
-def _pairs(rows: pa.Table, key: str, value: str) -> dict[str, str]:
-    return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))
-
-
 def _boxes(agents: pa.Table) -> Boxes:
     def columns(*names: str) -> Any:
         return np.stack([agents[n].to_numpy().astype(np.float64) for n in names], -1)

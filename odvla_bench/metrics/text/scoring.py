@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from odvla_bench.metrics.text.rouge import rouge_l
 from odvla_bench.metrics.text.tokenizer import tokenize
 from odvla_bench.provenance import package_version
 from odvla_bench.registry import suggest
+
+if TYPE_CHECKING:
+    from odvla_bench.metrics.text.bertscore import BertScorer
 
 CAPTION_METRICS = ("bleu", "meteor", "rouge_l", "cider")
 METRICS = (*CAPTION_METRICS, "bertscore")
@@ -116,6 +119,8 @@ def score_text(
             raise suggest(metric, list(METRICS), kind="metric")
     samples = read_samples(predictions, references)
     options = options or TextOptions()
+    # First, so that a model that is not there is told before minutes of METEOR.
+    scorer = _bert_scorer(options) if "bertscore" in metrics else None
     found: dict[str, Statistic] = {}
     if set(metrics) & set(CAPTION_METRICS):
         corpus = pair_up(tokenize(samples, tokenizer, timeout_s=options.timeout_s))
@@ -123,8 +128,9 @@ def score_text(
             if given & set(metrics):
                 found |= scorer(corpus, options)
     notes = dict(_NOTES)
-    if "bertscore" in metrics:
-        found["bertscore"], notes["bertscore"] = _bertscore(pair_up(samples), options)
+    if scorer is not None:
+        found["bertscore"] = _bertscore_statistic(pair_up(samples), scorer)
+        notes["bertscore"] = scorer.signature
     notes = {metric: notes[metric] for metric in METRICS if metric in metrics}
     return TextScores(
         tuple(found[metric] for metric in notes),
@@ -179,13 +185,15 @@ _NOTES = {
 }
 
 
-def _bertscore(corpus: Corpus, options: TextOptions) -> tuple[Statistic, str]:
+def _bert_scorer(options: TextOptions) -> BertScorer:
     from odvla_bench.metrics.text.bertscore import load_scorer  # imports torch
 
-    scorer = load_scorer(options.bertscore_model, options.bertscore_layer)
-    scores = scorer.score(corpus)[corpus.pair]
+    return load_scorer(options.bertscore_model, options.bertscore_layer)
+
+
+def _bertscore_statistic(corpus: Corpus, scorer: BertScorer) -> Statistic:
     names = [f"BERTScore_{part}" for part in ("P", "R", "F1")]
-    return mean_statistic(names, scores), scorer.signature
+    return mean_statistic(names, scorer.score(corpus)[corpus.pair])
 
 
 def _choices(
