@@ -120,7 +120,7 @@ def score_text(
     samples = read_samples(predictions, references)
     options = options or TextOptions()
     # First, so that a model that is not there is told before minutes of METEOR.
-    scorer = _bert_scorer(options) if "bertscore" in metrics else None
+    bert = _bert_scorer(options) if "bertscore" in metrics else None
     found: dict[str, Statistic] = {}
     if set(metrics) & set(CAPTION_METRICS):
         corpus = pair_up(tokenize(samples, tokenizer, timeout_s=options.timeout_s))
@@ -128,9 +128,9 @@ def score_text(
             if given & set(metrics):
                 found |= scorer(corpus, options)
     notes = dict(_NOTES)
-    if scorer is not None:
-        found["bertscore"] = _bertscore_statistic(pair_up(samples), scorer)
-        notes["bertscore"] = scorer.signature
+    if bert is not None:
+        found["bertscore"] = _bertscore_statistic(pair_up(samples), bert)
+        notes["bertscore"] = bert.signature
     notes = {metric: notes[metric] for metric in METRICS if metric in metrics}
     return TextScores(
         tuple(found[metric] for metric in notes),

@@ -88,6 +88,25 @@ def test_ids_are_those_of_transformers_4(
         assert scorer.token_ids(text) == ids, text
 
 
+def test_stands_beside_other_scores_and_reads_texts_untokenized(roberta: str) -> None:
+    given = (["The car turns"], [["the car TURNS"]])
+    both = score_text(
+        *given, metrics=["rouge_l", "bertscore"], tokenizer="lower", options=options(roberta, 2)
+    )
+    assert list(both.corpus) == ["ROUGE_L", *COLUMNS]
+    assert both.corpus["ROUGE_L"] == 1
+    alone = scores_of(roberta, 2, *given)
+    assert alone.max() < 0.99
+    assert [both.corpus[name] for name in COLUMNS] == pytest.approx(alone[0], abs=1e-6)
+
+
+def test_a_missing_model_is_told_before_anything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("odvla_bench.metrics.text.scoring.tokenize", None)
+    with pytest.raises(InputError, match="hf download roberta-large"):
+        score_text(["a"], [["a"]], metrics=["meteor", "bertscore"])
+
+
 def test_a_tokenizer_without_special_tokens(models: dict[str, str]) -> None:
     """bert-score fails on the empty text and takes "The", two tokens here, for another."""
     assert len(load_scorer(models["GPT2"], 2).token_ids("The")) == 2
