@@ -1,25 +1,30 @@
 """Text metrics beside pycocoevalcap: CPU seconds and memory on the same corpora, in one run.
 
     python -m benchmarks.text_metrics --samples 10000 --repeats 5
+    python -m benchmarks.text_metrics --samples 80000 --repeats 5 --only ROUGE-L --corpora answers
 
-Every measurement is a process of its own, so that neither side profits from the other. CPU time
-is user and system time of the process and of its JVMs; memory is that of the largest process.
-Corpora are synthetic: long captions, nearly all different, and short answers, nearly all alike.
-Our side uses the paraphrase index, which one unmeasured call makes before.
+Every measurement is a process of its own, so that neither side profits from the other; a side that
+takes longer than `--timeout` is given up. CPU time is user and system time of the process and of
+its JVMs; memory is that of the largest process. Corpora are synthetic: long captions, nearly all
+different, and short answers, nearly all alike. Our side uses the paraphrase index, which one
+unmeasured call makes before. "METEOR" runs one JVM on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import resource
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.measure import Usage, cpu, markdown, peak, seconds
 
 Corpus = tuple[list[str], list[list[str]]]
 
@@ -112,16 +117,20 @@ def _theirs_ptb(corpus: Corpus) -> Corpus:
     return [group[0] for group in tokens[0].values()], list(tokens[1].values())
 
 
-def _ours(corpus: Corpus, scorers: list[str], tokenizer: str = "none") -> None:
-    from odvla_bench.metrics.text import score_text
+def _ours(
+    corpus: Corpus, scorers: list[str], tokenizer: str = "none", workers: int | None = None
+) -> None:
+    from odvla_bench.metrics.text import TextOptions, score_text
 
-    _ = score_text(*corpus, metrics=scorers, tokenizer=tokenizer).corpus
+    options = TextOptions(workers=workers)
+    _ = score_text(*corpus, metrics=scorers, tokenizer=tokenizer, options=options).corpus
 
 
 def _ours_ptb(corpus: Corpus) -> None:
+    from odvla_bench.metrics.text.corpus import read_samples
     from odvla_bench.metrics.text.tokenizer import tokenize
 
-    tokenize(*corpus, "ptb")
+    tokenize(read_samples(*corpus), "ptb")
 
 
 def _ours_meteor_start(corpus: Corpus) -> None:
@@ -139,15 +148,47 @@ def _first(corpus: Corpus) -> Corpus:
     return corpus[0][:1], corpus[1][:1]
 
 
-_NGRAMS = ["bleu", "cider"]
-_ALL = ["bleu", "meteor", "rouge_l", "cider"]
-CASES: dict[str, tuple[Callable[[Corpus], object], Callable[[Corpus], object]]] = {
-    "PTB tokens": (_theirs_ptb, _ours_ptb),
-    "BLEU + CIDEr": (lambda c: _theirs(c, _NGRAMS), lambda c: _ours(c, _NGRAMS)),
-    "ROUGE-L": (lambda c: _theirs(c, ["rouge_l"]), lambda c: _ours(c, ["rouge_l"])),
-    "METEOR start": (lambda c: _theirs(_first(c), ["meteor"]), _ours_meteor_start),
-    "METEOR": (lambda c: _theirs(c, ["meteor"]), lambda c: _ours(c, ["meteor"])),
-    "whole set": (lambda c: _theirs(_theirs_ptb(c), _ALL), lambda c: _ours(c, _ALL, "ptb")),
+def _their_rouge(corpus: Corpus) -> Run:
+    """ROUGE-L of dictionaries that the other scorers read too."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    predictions, references = corpus
+    gts, res = dict(enumerate(references)), {i: [text] for i, text in enumerate(predictions)}
+    return lambda: Rouge().compute_score(gts, res)
+
+
+def _our_rouge(corpus: Corpus) -> Run:
+    """ROUGE-L of a corpus that the other scorers read too."""
+    from odvla_bench.metrics.text.corpus import make_corpus
+    from odvla_bench.metrics.text.scoring import TextOptions, _rouge_statistics
+
+    pairs = make_corpus(*corpus)
+    return lambda: [s.corpus() for s in _rouge_statistics(pairs, TextOptions()).values()]
+
+
+def _all_of(scorers: list[str], tokenizer: str = "none", workers: int | None = None) -> Case:
+    """Both sides from strings to scores."""
+    read = _theirs_ptb if tokenizer == "ptb" else (lambda corpus: corpus)
+    return (
+        lambda corpus: lambda: _theirs(read(corpus), scorers),
+        lambda corpus: lambda: _ours(corpus, scorers, tokenizer, workers),
+    )
+
+
+Run = Callable[[], object]
+Case = tuple[Callable[[Corpus], Run], Callable[[Corpus], Run]]
+"""What makes a corpus ready, unmeasured, and gives what is measured: theirs and ours."""
+CASES: dict[str, Case] = {
+    "PTB tokens": (lambda c: lambda: _theirs_ptb(c), lambda c: lambda: _ours_ptb(c)),
+    "BLEU + CIDEr": _all_of(["bleu", "cider"]),
+    "ROUGE-L": _all_of(["rouge_l"]),
+    "ROUGE-L in the set": (_their_rouge, _our_rouge),
+    "METEOR start": (
+        lambda c: lambda: _theirs(_first(c), ["meteor"]),
+        lambda c: lambda: _ours_meteor_start(c),
+    ),
+    "METEOR": _all_of(["meteor"], workers=1),
+    "whole set": _all_of(["bleu", "meteor", "rouge_l", "cider"], "ptb"),
 }
 CORPORA = {"captions": captions, "answers": answers}
 
@@ -161,36 +202,54 @@ def _measure_here(case: str, corpus_name: str, samples: int, side: int) -> None:
     corpus = CORPORA[corpus_name](samples)
     for module in ("odvla_bench.metrics.text", "pycocoevalcap.cider.cider"):
         __import__(module)
+    run = CASES[case][side](corpus)
     before = _cpu_seconds()
-    CASES[case][side](corpus)
-    cpu = _cpu_seconds() - before
-    memory = {
-        who: resource.getrusage(getattr(resource, f"RUSAGE_{who}")).ru_maxrss / 1e6
-        for who in ("SELF", "CHILDREN")
-    }
-    print(json.dumps({"cpu": cpu, "python_gb": memory["SELF"], "java_gb": memory["CHILDREN"]}))
+    run()
+    used = _cpu_seconds() - before
+    memory = [
+        resource.getrusage(who).ru_maxrss / 1e3
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
+    print(json.dumps([used, max(memory)]))
 
 
-def _measure(
-    case: str, corpus_name: str, samples: int, side: int, repeats: int
-) -> dict[str, float]:
-    """Medians over fresh processes."""
-    command = [sys.executable, "-m", "benchmarks.text_metrics", "--samples", str(samples)]
+def _measure(case: str, corpus_name: str, given: argparse.Namespace, side: int) -> list[Usage]:
+    """One run after another, each a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.text_metrics", "--samples", str(given.samples)]
     command += ["--one", case, "--corpus", corpus_name, "--side", str(side)]
     runs = []
-    for _ in range(repeats):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    for _ in range(given.repeats):
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=given.timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # its JVM with it
+                continue
+        if process.returncode:
+            raise SystemExit(f"{case} failed")
+        runs.append(Usage(*json.loads(output.splitlines()[-1])))
+    return runs
+
+
+def _row(corpus_name: str, case: str, given: argparse.Namespace) -> list[str]:
+    theirs, ours = (_measure(case, corpus_name, given, side) for side in (0, 1))
+    row = [corpus_name, f"{given.samples:,}", case]
+    if not theirs or not ours:
+        return [*row, f"no run within {given.timeout} s", "", "", ""]
+    row += [seconds(theirs), seconds(ours), f"{cpu(theirs) / cpu(ours):.1f}×"]
+    return [*row, " → ".join(f"{peak(runs) / 1e3:.2f}" for runs in (theirs, ours))]
 
 
 def main() -> None:
-    """Print a Markdown table."""
+    """Print a Markdown table, a row as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--samples", type=int, default=2_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--corpora", nargs="*", default=list(CORPORA), choices=list(CORPORA))
+    parser.add_argument("--timeout", type=int, default=3_600, help="seconds for one measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--corpus", help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
@@ -198,19 +257,13 @@ def main() -> None:
     if given.one:
         _measure_here(given.one, given.corpus, given.samples, given.side)
         return
-    _ours(_first(answers(1)), ["meteor"])
-    print("| corpus | samples | part | pycocoevalcap CPU s | ours CPU s | ratio "
-          "| pycocoevalcap Python / Java GB | ours Python / Java GB |")  # fmt: skip
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    if {"METEOR", "METEOR start", "whole set"} & set(given.only):
+        _ours(_first(answers(1)), ["meteor"])
+    header = ["corpus", "samples", "part", "pycocoevalcap", "odvla_bench", "ratio", "peak GB"]
+    print(markdown(header, []))
     for corpus_name in given.corpora:
-        for case in given.cases:
-            theirs, ours = (
-                _measure(case, corpus_name, given.samples, side, given.repeats) for side in (0, 1)
-            )
-            sizes = [f"{m['python_gb']:.2f} / {m['java_gb']:.2f}" for m in (theirs, ours)]
-            row = [corpus_name, f"{given.samples:,}", case, f"{theirs['cpu']:.2f}"]
-            row += [f"{ours['cpu']:.2f}", f"{theirs['cpu'] / ours['cpu']:.1f}×", *sizes]
-            print(f"| {' | '.join(row)} |", flush=True)
+        for case in given.only:
+            print(f"| {' | '.join(_row(corpus_name, case, given))} |", flush=True)
 
 
 if __name__ == "__main__":

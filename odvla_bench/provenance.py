@@ -1,8 +1,9 @@
-"""Where things come from: digests of files and the versions that made them."""
+"""Where things come from and are kept: digests, versions, and the cache folder."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,12 @@ def package_version(distribution: str = "odvla-bench") -> str:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def default_cache_dir() -> Path:
+    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
 
 
 new_hash = hashlib.sha256

@@ -9,8 +9,8 @@ import pytest
 
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.nuscenes.synthetic import SyntheticConfig, write_nuscenes
+from odvla_bench.provenance import default_cache_dir
 
 SHARED = Path(os.environ.get("ODVLA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

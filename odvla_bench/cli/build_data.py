@@ -58,7 +58,7 @@ def build_data(
     """Make a build from a nuScenes root and language files; started again, it goes on."""
     from odvla_bench.datasets.build import build, find_sources
     from odvla_bench.datasets.builders.base import BuildRequest, Settings
-    from odvla_bench.datasets.nuscenes.cache import default_cache_dir
+    from odvla_bench.provenance import default_cache_dir
 
     found = find_sources(nuscenes_root, sources_root, _given(source_file or []))
     chosen = _choose(found, [name.strip() for name in sources.split(",") if name.strip()])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from odvla_bench.cli import options
 from odvla_bench.cli.console import log, out, print_table
+
+if TYPE_CHECKING:
+    from odvla_bench.metrics.text.profiles import ScoreOptions
 
 HORIZONS = ("1s", "2s", "3s", "avg")
 PICTURE = "worst.png"
@@ -41,13 +44,19 @@ def eval_(
     pictures: Annotated[
         int, typer.Option(min=0, help="How many of the worst samples to draw.")
     ] = 8,
+    bertscore: options.BertScore = False,
+    bertscore_model: options.BertScoreModel = "roberta-large",
+    bertscore_layer: options.BertScoreLayer = None,
     seed: options.Seed = 0,
 ) -> None:
     """Score predictions on a build: plans by protocols, texts by profiles."""
     from odvla_bench.datasets.reader import open_build
 
     if task != "planning":
-        _eval_language(open_build(data), preds, task, profile, split or "val", out_dir, seed)
+        from odvla_bench.cli.score_text import score_options
+
+        choices = score_options(bertscore, bertscore_model, bertscore_layer, seed=seed)
+        _eval_language(open_build(data), preds, task, profile, split or "val", out_dir, choices)
         return
     from odvla_bench.datasets.waypoints import get_codec
     from odvla_bench.evaluate.planning import evaluate_planning
@@ -81,16 +90,13 @@ def _eval_language(
     profile: str | None,
     split: str,
     out_dir: Path | None,
-    seed: int,
+    choices: ScoreOptions,
 ) -> None:
     from odvla_bench.cli.score_text import as_json, print_scores
     from odvla_bench.datasets.writer import write_json
     from odvla_bench.evaluate.language import evaluate_language
-    from odvla_bench.metrics.text.profiles import ScoreOptions
-    from odvla_bench.metrics.text.tables import Resampling
 
-    options = ScoreOptions(resampling=Resampling(seed=seed))
-    table = evaluate_language(build, preds, task, profile=profile, split=split, options=options)
+    table = evaluate_language(build, preds, task, profile=profile, split=split, options=choices)
     print_scores(table)
     if out_dir is not None:
         write_json(out_dir / "results.json", {"task": task, "split": split, **as_json(table)})

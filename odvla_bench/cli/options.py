@@ -28,3 +28,13 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out keyframes with unreadable images.")
 ]
+BertScore = Annotated[
+    bool, typer.Option("--bertscore", help="Add BERTScore to the captions' scores.")
+]
+BertScoreModel = Annotated[
+    str, typer.Option(help="For BERTScore: a model's name, or the folder of one.")
+]
+BertScoreLayer = Annotated[
+    int | None, typer.Option(help="For BERTScore: layer to compare; needed for a folder.")
+]
+Resamples = Annotated[int, typer.Option(min=0, help="Resamples for the intervals; 0 for none.")]

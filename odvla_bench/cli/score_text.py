@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from odvla_bench.cli import options
 from odvla_bench.cli.console import out, print_table
-from odvla_bench.cli.options import Seed
 from odvla_bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,15 +31,11 @@ def score_text(
         ),
     ],
     profile: Annotated[str, typer.Option(help="How to score, for example nucaption-ptb.")],
-    bertscore: Annotated[bool, typer.Option("--bertscore", help="Add BERTScore.")] = False,
-    bertscore_model: Annotated[
-        str, typer.Option(help="A model's name, or the folder of one.")
-    ] = "roberta-large",
-    bertscore_layer: Annotated[
-        int | None, typer.Option(help="Layer to compare; needed for a folder.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples for the intervals; 0 for none.")] = 1000,
-    seed: Seed = 0,
+    bertscore: options.BertScore = False,
+    bertscore_model: options.BertScoreModel = "roberta-large",
+    bertscore_layer: options.BertScoreLayer = None,
+    resamples: options.Resamples = 1000,
+    seed: options.Seed = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="JVMs for METEOR.", show_default="one a core")
     ] = None,
@@ -48,24 +44,38 @@ def score_text(
     ] = None,
 ) -> None:
     """Score texts against references under a named profile."""
-    from odvla_bench.metrics.text.profiles import ScoreOptions
-    from odvla_bench.metrics.text.scoring import TextOptions
-    from odvla_bench.metrics.text.tables import Resampling
     from odvla_bench.predictions.texts import match_answers, read_records
 
-    options = ScoreOptions(
-        bertscore=bertscore,
-        text=TextOptions(
-            bertscore_model=bertscore_model, bertscore_layer=bertscore_layer, workers=workers
-        ),
-        resampling=Resampling(resamples=resamples, seed=seed),
+    choices = score_options(
+        bertscore, bertscore_model, bertscore_layer, resamples=resamples, seed=seed, workers=workers
     )
     targets = read_records(refs)
     predictions = match_answers(preds, read_records(preds), list(targets))
-    table = _score(profile, predictions, targets, refs, options)
+    table = _score(profile, predictions, targets, refs, choices)
     if out_file is not None:
         out_file.write_text(json.dumps(as_json(table), indent=2) + "\n")
     print_scores(table)
+
+
+def score_options(
+    bertscore: bool,  # noqa: FBT001
+    model: str,
+    layer: int | None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+) -> ScoreOptions:
+    """What a command was told about how to score."""
+    from odvla_bench.metrics.text.profiles import ScoreOptions
+    from odvla_bench.metrics.text.scoring import TextOptions
+    from odvla_bench.metrics.text.tables import Resampling
+
+    return ScoreOptions(
+        bertscore=bertscore,
+        text=TextOptions(bertscore_model=model, bertscore_layer=layer, workers=workers),
+        resampling=Resampling(resamples=resamples, seed=seed),
+    )
 
 
 def print_scores(table: ScoreTable) -> None:
@@ -91,7 +101,7 @@ def _score(
     refs: Path,
     options: ScoreOptions,
 ) -> ScoreTable:
-    from odvla_bench.metrics import qa
+    from odvla_bench.metrics import dense_captioning, qa
     from odvla_bench.metrics.text import profiles
     from odvla_bench.registry import suggest
 
@@ -105,6 +115,11 @@ def _score(
             _column(targets, "num_hop", int, refs),
             clusters=clusters,
             resampling=options.resampling,
+        )
+    if name in dense_captioning.PROFILES:
+        raise InputError(
+            f"Profile {name} scores captions of boxes, which needs a build: "
+            "odvla-bench eval --task tod3cap --data BUILD."
         )
     if name not in profiles.PROFILES:
         raise suggest(name, [*profiles.PROFILES, *qa.PROFILES], kind="profile")

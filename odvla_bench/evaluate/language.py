@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from odvla_bench.datasets.reader import Build
-from odvla_bench.errors import InputError, PredictionError
+from odvla_bench.errors import InputError
+from odvla_bench.evaluate.dense_frames import dense_frames
 from odvla_bench.metrics import dense_captioning, qa
-from odvla_bench.metrics.dense_captioning import Boxes, Frame
 from odvla_bench.metrics.signature import with_build
 from odvla_bench.metrics.text import profiles
 from odvla_bench.metrics.text.profiles import NuxParts, ScoreOptions
+from odvla_bench.metrics.text.scoring import CAPTION_METRICS
 from odvla_bench.metrics.text.tables import ScoreTable
 from odvla_bench.predictions.texts import match_answers, read_records
 from odvla_bench.registry import Registry, suggest
@@ -62,7 +61,8 @@ def evaluate_language(
         build: a build with the task's source.
         preds: JSON Lines or Parquet: `row_id` and `text` (or `prediction`); for `tod3cap`, one
             record a keyframe with `sample_token`, `boxes` (lists of x, y, z, width, length,
-            height, yaw: LIDAR frame at t0, metres and radians) and `captions`.
+            height, yaw: LIDAR frame at t0, metres and radians), `captions`, and where both sides
+            are to be filtered `names` (see `dense_frames`).
         task: one of `TASKS`.
         profile: one of the task's profiles; its first by default.
         split: which rows to score.
@@ -120,63 +120,14 @@ def _dense(
     build: Build, rows: pa.Table, preds: Path, name: str, split: str, options: ScoreOptions
 ) -> ScoreTable:
     """Captioned boxes of keyframes against all annotated boxes of those keyframes."""
-    caption = dict(
-        zip(rows["annotation_token"].to_pylist(), rows["answer"].to_pylist(), strict=True)
-    )
-    scene = dict(zip(rows["sample_token"].to_pylist(), rows["scene_name"].to_pylist(), strict=True))
-    agents = build.table("agents", split)
-    by_sample: dict[str, list[int]] = {token: [] for token in scene}
-    for i, token in enumerate(agents["sample_token"].to_pylist()):
-        if token in by_sample:
-            by_sample[token].append(i)
-    found = read_records(preds)
-    if unknown := [token for token in found if token not in scene]:
-        raise PredictionError(
-            f"{preds}: {len(unknown)} keyframes are not to be scored, for example {unknown[:5]}."
-        )
-    truth = _boxes(agents)
-    tokens = agents["annotation_token"].to_pylist()
-    frames = [
-        Frame(
-            *_predicted(preds, sample, found.get(sample, {})),
-            Boxes(*(values[of] for values in truth)),
-            [caption.get(tokens[i]) for i in of],
-        )
-        for sample, of in by_sample.items()
-    ]
+    frames, scenes, filtered = dense_frames(build, rows, split, preds, read_records(preds))
+    metrics = (*CAPTION_METRICS, "bertscore") if options.bertscore else CAPTION_METRICS
     return dense_captioning.score_dense_captions(
         dense_captioning.PROFILES.get(name),
         frames,
-        clusters=[scene[sample] for sample in by_sample],
+        clusters=scenes,
+        metrics=metrics,
         options=options.text,
         resampling=options.resampling,
+        boxes="detection-rules" if filtered else "all",
     )
-
-
-def _pairs(rows: pa.Table, key: str, value: str) -> dict[str, str]:
-    return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))
-
-
-def _boxes(agents: pa.Table) -> Boxes:
-    def columns(*names: str) -> Any:
-        return np.stack([agents[n].to_numpy().astype(np.float64) for n in names], -1)
-
-    sizes = columns("width_m", "length_m", "height_m")
-    return Boxes(columns("x_m", "y_m", "z_m"), sizes, columns("yaw_rad")[:, 0])
-
-
-def _predicted(preds: Path, sample: str, record: dict[str, Any]) -> tuple[Boxes, list[str]]:
-    boxes, captions = record.get("boxes") or [], record.get("captions") or []
-    try:
-        values = np.array(boxes, np.float64).reshape(-1, 7)
-    except (ValueError, TypeError) as error:
-        raise PredictionError(
-            f"{preds}, keyframe {sample}: boxes are not lists of seven numbers: "
-            "x, y, z, width, length, height, yaw."
-        ) from error
-    if len(values) != len(captions) or not np.isfinite(values).all():
-        raise PredictionError(
-            f"{preds}, keyframe {sample}: {len(values)} boxes and {len(captions)} captions; "
-            "give one caption a box, and finite numbers."
-        )
-    return Boxes(values[:, :3], values[:, 3:6], values[:, 6]), list(captions)

@@ -8,7 +8,7 @@ drawn, with replacement, and the function is applied to the re-weighted sums of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from odvla_bench.geometry import FloatArray
 
 Statistic = Callable[[FloatArray], FloatArray]
 """(B, P) sums → (B, Q) values."""
+
+_WEIGHTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +61,45 @@ def cluster_sums(addends: FloatArray, cluster: npt.NDArray[Any]) -> FloatArray:
     return sums
 
 
-def resample_weights(n_clusters: int, n_resamples: int, seed: int) -> FloatArray:
-    """(B, S) how often each cluster is drawn in each resample; every row sums to S."""
-    drawn = np.random.default_rng(seed).integers(n_clusters, size=(n_resamples, n_clusters))
-    cell = drawn + np.arange(n_resamples)[:, None] * n_clusters
-    counts = np.bincount(cell.ravel(), minlength=n_resamples * n_clusters)
-    return counts.reshape(n_resamples, n_clusters).astype(np.float64)
+def resample_weights(n_clusters: int, n_resamples: int, seed: int) -> Iterator[FloatArray]:
+    """(B', S) how often each cluster is drawn in each resample, some of the B resamples at a time.
+
+    Every row sums to S, and the rows do not depend on how many come at a time.
+    """
+    rng = np.random.default_rng(seed)
+    block = max(1, _WEIGHTS_AT_ONCE // n_clusters)
+    for start in range(0, n_resamples, block):
+        size = min(block, n_resamples - start)
+        drawn = rng.integers(n_clusters, size=(size, n_clusters))
+        cell = drawn + np.arange(size)[:, None] * n_clusters
+        counts = np.bincount(cell.ravel(), minlength=size * n_clusters)
+        yield counts.reshape(size, n_clusters).astype(np.float64)
+
+
+def replicate(
+    parts: Sequence[tuple[FloatArray, Statistic]], n_resamples: int, seed: int
+) -> list[FloatArray]:
+    """(B, Q) values of each statistic over B resamples, the same clusters drawn for all.
+
+    Args:
+        parts: (S, P) sums of the same S clusters, each with its statistic.
+        n_resamples: B.
+        seed: of the resampling.
+    """
+    found: list[list[FloatArray]] = [[] for _ in parts]
+    for weights in resample_weights(len(parts[0][0]), n_resamples, seed):
+        for values, (sums, statistic) in zip(found, parts, strict=True):
+            values.append(statistic(weights @ sums))
+    return [np.concatenate(values) for values in found]
+
+
+def percentile_bounds(replicates: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper bound of each column, ignoring resamples without any denominator."""
+    tail = (1 - confidence) / 2 * 100
+    known = ~np.isnan(replicates).all(0)
+    bounds = np.full((2, replicates.shape[1]), np.nan)
+    bounds[:, known] = np.nanpercentile(replicates[:, known], [tail, 100 - tail], axis=0)
+    return bounds[0], bounds[1]
 
 
 def bootstrap_interval(
@@ -87,8 +122,8 @@ def bootstrap_interval(
         seed: of the resampling; the same seed gives the same interval.
     """
     sums = cluster_sums(addends, cluster)
-    replicates = statistic(resample_weights(len(sums), n_resamples, seed) @ sums)
-    low, high = _percentiles(replicates, confidence)
+    [replicates] = replicate([(sums, statistic)], n_resamples, seed)
+    low, high = percentile_bounds(replicates, confidence)
     value = statistic(sums.sum(0)[None])[0]
     return Interval(value, low, high, confidence, len(sums), n_resamples, seed)
 
@@ -123,10 +158,9 @@ def paired_difference(
             "same samples, in the same order, under the same protocol."
         )
     sums = [cluster_sums(addends, cluster) for addends in (first, second)]
-    weights = resample_weights(len(sums[0]), n_resamples, seed)
-    one, other = (statistic(weights @ total) for total in sums)
+    one, other = replicate([(total, statistic) for total in sums], n_resamples, seed)
     value, reference = (statistic(total.sum(0)[None])[0] for total in sums)
-    low, high = _percentiles(one - other, confidence)
+    low, high = percentile_bounds(one - other, confidence)
     return PairedDifference(
         value - reference,
         low,
@@ -137,15 +171,6 @@ def paired_difference(
         seed,
         _p_value(one - other),
     )
-
-
-def _percentiles(replicates: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper bound of each column, ignoring resamples without any denominator."""
-    tail = (1 - confidence) / 2 * 100
-    known = ~np.isnan(replicates).all(0)
-    bounds = np.full((2, replicates.shape[1]), np.nan)
-    bounds[:, known] = np.nanpercentile(replicates[:, known], [tail, 100 - tail], axis=0)
-    return bounds[0], bounds[1]
 
 
 def _p_value(differences: FloatArray) -> FloatArray:

@@ -153,6 +153,7 @@ def score_dense_captions(
     metrics: Sequence[str] = CAPTION_METRICS,
     options: TextOptions | None = None,
     resampling: Resampling | None = None,
+    boxes: str = "as-given",
 ) -> ScoreTable:
     """Caption scores above each overlap, scaled by a share of the boxes.
 
@@ -166,6 +167,7 @@ def score_dense_captions(
         metrics: as for `score_text`.
         options: as for `score_text`.
         resampling: of the intervals.
+        boxes: how the keyframes were filtered, for the signature.
 
     Raises:
         PredictionError: boxes and captions do not go together, or a size is not positive.
@@ -195,6 +197,7 @@ def score_dense_captions(
             rows += rows_of(group, scaled, clusters, resampling or Resampling())
     own = {
         "profile": profile.name,
+        "boxes": boxes,
         "overlap": profile.overlap,
         "match": "one-to-one" if profile.one_to_one else "best",
         "without-caption": "dropped" if profile.one_to_one else "ignored-text",

@@ -89,6 +89,7 @@ def test_narration_and_reasoning(tmp_path: Path) -> None:
         ([{"id": "a", "prediction": 3}], CAPTIONS, "nucaption-ptb", "not a string or null"),
         ([{"id": "a"}], [{"id": "a"}], "nucaption-ptb", "needs 'references' as list"),
         ([{"id": "a"}], CAPTIONS, "nucaption-ptp", "Did you mean 'nucaption-ptb'"),
+        ([{"id": "a"}], CAPTIONS, "tod3cap-iou3d", "eval --task tod3cap --data BUILD"),
         ([{"id": "a", "prediction": "\ud800"}], CAPTIONS, "nucaption-ptb", "lone surrogate"),
     ],
 )

@@ -15,10 +15,10 @@ import pytest
 
 from odvla_bench.datasets.build import LEDGER, MANIFEST, PROGRESS, Done, build, build_unit
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.schema import AGENTS, PLANNING
 from odvla_bench.errors import FormatError, InputError, UnknownNameError
+from odvla_bench.provenance import default_cache_dir
 
 VERSION = "v1.0-mini"
 

@@ -1,17 +1,21 @@
 """Answers joined with a build: right ones score full marks, missing and foreign ones are told."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import Build, open_build
 from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
 from odvla_bench.errors import InputError, PredictionError, UnknownNameError
+from odvla_bench.evaluate.dense_frames import CLASS_OF_CATEGORY
 from odvla_bench.evaluate.language import evaluate_language
+from odvla_bench.metrics.dense_captioning import CLASS_RANGE_M
+from odvla_bench.provenance import default_cache_dir
 
 SPLIT = "mini_val"
 
@@ -66,8 +70,8 @@ def test_right_captions_score_full_marks(opened: Build, tmp_path: Path, task: st
     assert table.value(group, "ROUGE_L") == pytest.approx(1)
 
 
-@pytest.mark.java
-def test_right_boxes_with_right_captions(opened: Build, tmp_path: Path) -> None:
+def captioned_boxes(opened: Build) -> dict[str, dict]:
+    """The annotated boxes that have captions, as a detector would write them."""
     captions = {
         r["annotation_token"]: r["answer"]
         for r in opened.table("alignment", SPLIT, sources=["tod3cap"]).to_pylist()
@@ -75,19 +79,77 @@ def test_right_boxes_with_right_captions(opened: Build, tmp_path: Path) -> None:
     records: dict[str, dict] = {}
     for a in opened.table("agents", SPLIT).to_pylist():
         if a["annotation_token"] in captions:
-            record = records.setdefault(
-                a["sample_token"], {"sample_token": a["sample_token"], "boxes": [], "captions": []}
-            )
+            empty = {"sample_token": a["sample_token"], "boxes": [], "captions": [], "names": []}
+            record = records.setdefault(a["sample_token"], empty)
             size = [a[f"{s}_m"] for s in ("width", "length", "height")]
             record["boxes"].append([a["x_m"], a["y_m"], a["z_m"], *size, a["yaw_rad"]])
             record["captions"].append(captions[a["annotation_token"]])
+            record["names"].append(CLASS_OF_CATEGORY.get(a["category"], "car"))
+    return records
+
+
+@pytest.mark.java
+def test_right_boxes_with_right_captions(opened: Build, tmp_path: Path) -> None:
+    records = captioned_boxes(opened)
+    for record in records.values():
+        del record["names"]
     path = write(tmp_path / "a.jsonl", list(records.values()))
     table = evaluate_language(opened, path, "tod3cap", split=SPLIT)
     assert table.value("precision above 0.5", "ROUGE_L") == pytest.approx(1, abs=1e-6)
-    records[next(iter(records))]["captions"].pop()
-    broken = write(tmp_path / "b.jsonl", list(records.values()))
-    with pytest.raises(PredictionError, match="one caption a box"):
-        evaluate_language(opened, broken, "tod3cap", split=SPLIT)
+    assert "boxes:all" in table.signature
+
+
+@pytest.mark.java
+def test_named_boxes_are_filtered_by_the_detection_rules(opened: Build, tmp_path: Path) -> None:
+    records = captioned_boxes(opened)
+    record = next(iter(records.values()))
+    record["boxes"].append([100.0, 100.0, 0.0, 2.0, 4.0, 2.0, 0.0])
+    record["captions"].append("far away")
+    record["names"].append("car")
+    path = write(tmp_path / "a.jsonl", list(records.values()))
+    table = evaluate_language(opened, path, "tod3cap", split=SPLIT)
+    assert "boxes:detection-rules" in table.signature
+
+    rows = opened.table("alignment", SPLIT, sources=["tod3cap"]).to_pylist()
+    captioned = {row["annotation_token"] for row in rows}
+    ego = {
+        row["sample_token"]: row["ego_translation_m"]
+        for row in opened.table("planning", SPLIT).to_pylist()
+    }
+    in_range = seen = 0
+    for a in opened.table("agents", SPLIT).to_pylist():
+        if a["annotation_token"] in captioned:
+            x, y, _ = ego[a["sample_token"]]
+            name = CLASS_OF_CATEGORY.get(a["category"])  # an animal has none
+            limit = CLASS_RANGE_M[name or "car"]
+            near = np.hypot(a["global_x_m"] - x, a["global_y_m"] - y) < limit
+            in_range += bool(near)
+            seen += bool(near and name and a["n_lidar_points"] + a["n_radar_points"])
+    assert 0 < seen <= in_range < len(captioned)
+    assert table.counts["present"] == seen
+    assert table.counts["predicted"] == in_range
+    assert table.counts["matched above 0.5"] == seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record["captions"].pop(), "one caption a box"),
+        (lambda record: record["names"].pop(), "`names` is not one of car"),
+        (lambda record: record.pop("names"), "or in none to score all boxes"),
+        (lambda record: record["names"].__setitem__(0, "lorry"), "`names` is not one of car"),
+        (lambda record: record["captions"].__setitem__(0, 3), "a caption is not a string"),
+        (lambda record: record["boxes"].__setitem__(0, [1, 2]), "seven numbers"),
+        (lambda record: record.__setitem__("sample_token", "other"), "1 keyframes are not"),
+    ],
+)
+def test_damaged_box_records_are_named(
+    change: Callable[[dict], object], message: str, opened: Build, tmp_path: Path
+) -> None:
+    records = list(captioned_boxes(opened).values())
+    change(records[0])
+    with pytest.raises(PredictionError, match=message):
+        evaluate_language(opened, write(tmp_path / "b.jsonl", records), "tod3cap", split=SPLIT)
 
 
 def test_mistakes_are_named(opened: Build, build_dir: Path, tmp_path: Path) -> None:

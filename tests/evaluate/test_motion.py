@@ -7,11 +7,11 @@ import pytest
 
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.waypoints import get_codec
 from odvla_bench.errors import PredictionError
 from odvla_bench.evaluate.motion import evaluate_motion
+from odvla_bench.provenance import default_cache_dir
 
 SPLIT = "mini_val"
 

@@ -10,7 +10,6 @@ import pytest
 from odvla_bench.baselines.predict import predict
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import Build, open_build
 from odvla_bench.errors import InputError, PredictionError
 from odvla_bench.evaluate.planning import evaluate_planning
@@ -25,6 +24,7 @@ from odvla_bench.metrics import score_planning
 from odvla_bench.metrics.boxes import boxes_from_tracks
 from odvla_bench.metrics.protocols import PROTOCOLS
 from odvla_bench.predictions import read_predictions, write_predictions
+from odvla_bench.provenance import default_cache_dir
 
 
 @pytest.fixture(scope="module")

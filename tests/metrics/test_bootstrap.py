@@ -33,16 +33,26 @@ def test_one_label_for_each_sample() -> None:
 
 @given(st.integers(1, 30), st.integers(1, 50), st.integers(0, 5))
 def test_every_resample_draws_as_many_clusters(n: int, resamples: int, seed: int) -> None:
-    weights = resample_weights(n, resamples, seed)
+    weights = np.concatenate(list(resample_weights(n, resamples, seed)))
     assert weights.shape == (resamples, n)
     assert (weights.sum(1) == n).all()
     assert (weights >= 0).all()
 
 
+def test_resamples_do_not_depend_on_how_many_come_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [together] = resample_weights(7, 100, 1)
+    monkeypatch.setattr("odvla_bench.metrics.bootstrap._WEIGHTS_AT_ONCE", 21)
+    few = list(resample_weights(7, 100, 1))
+    assert [len(block) for block in few] == [3] * 33 + [1]
+    np.testing.assert_array_equal(np.concatenate(few), together)
+
+
 def test_re_weighted_sums_equal_scoring_the_resampled_samples() -> None:
     rng = np.random.default_rng(0)
     values, cluster = rng.normal(size=60), rng.integers(0, 6, 60)
-    weights = resample_weights(6, 5, 3)
+    [weights] = resample_weights(6, 5, 3)
     sums = weights @ cluster_sums(addends(values), cluster)
     for row, drawn in zip(sums, weights.astype(int), strict=True):
         repeated = np.concatenate(

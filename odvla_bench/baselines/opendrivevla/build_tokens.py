@@ -22,25 +22,8 @@ from odvla_bench.baselines.opendrivevla.perception.config import CLASSES, MAP_CL
 from odvla_bench.baselines.opendrivevla.perception.inputs import Annotations
 from odvla_bench.datasets.reader import Build
 from odvla_bench.errors import InputError
+from odvla_bench.evaluate.dense_frames import CLASS_OF_CATEGORY
 from odvla_bench.provenance import digest_text
-
-_CLASS_OF_CATEGORY = {
-    "vehicle.car": "car",
-    "vehicle.truck": "truck",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.trailer": "trailer",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.bicycle": "bicycle",
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "human.pedestrian.adult": "pedestrian",
-    "human.pedestrian.child": "pedestrian",
-    "human.pedestrian.construction_worker": "pedestrian",
-    "human.pedestrian.police_officer": "pedestrian",
-}
-"""nuScenes category → detection class; categories that are not listed have none."""
 
 _CLASS_OF_LAYER = {
     "lane_divider": "divider",
@@ -103,7 +86,7 @@ def annotations_of(rows: pa.Table) -> Annotations:
     """The annotated agents of a keyframe from its rows (`AGENT_COLUMNS`) of the agents table."""
     labels = np.array(
         [
-            CLASSES.index(_CLASS_OF_CATEGORY[c]) if c in _CLASS_OF_CATEGORY else -1
+            CLASSES.index(CLASS_OF_CATEGORY[c]) if c in CLASS_OF_CATEGORY else -1
             for c in rows["category"].to_pylist()
         ],
         np.int64,

@@ -25,12 +25,6 @@ _AS_WRITTEN = "join_order,build_side_probe_side"
 of rows that it holds instead of the table they are joined with."""
 
 
-def default_cache_dir() -> Path:
-    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
-
-
 def fingerprint_files(files: dict[str, Path], parent: Path, *salt: str) -> str:
     """Digest of the names and contents of files, and of `salt`.
 

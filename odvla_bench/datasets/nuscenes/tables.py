@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 
 from odvla_bench import geometry
 from odvla_bench.datasets.nuscenes import load
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir, fingerprint_files
+from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.errors import InputError
+from odvla_bench.provenance import default_cache_dir
 
 LIDAR_CHANNEL = "LIDAR_TOP"
 CAMERA_CHANNELS = (

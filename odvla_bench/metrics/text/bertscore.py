@@ -101,8 +101,10 @@ class BertScorer:
     def _embed(self, ids: list[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         import torch
 
-        longest = max(map(len, ids))
         padding = self._tokenizer.pad_token_id or 0
+        empty = [not row for row in ids]  # an empty text of a tokenizer without special tokens
+        ids = [row or [padding] for row in ids]
+        longest = max(map(len, ids))
         padded = [row + [padding] * (longest - len(row)) for row in ids]
         tokens = torch.tensor(padded, device=self._device)
         lengths = torch.tensor([len(row) for row in ids], device=self._device)
@@ -110,9 +112,9 @@ class BertScorer:
         with torch.inference_mode():
             states = self._model(tokens, attention_mask=mask)[0].float()
         states = states / states.norm(dim=-1, keepdim=True)
-        special = (tokens == self._tokenizer.sep_token_id) | (
-            tokens == self._tokenizer.cls_token_id
-        )
+        marks = [self._tokenizer.sep_token_id, self._tokenizer.cls_token_id]
+        known = tokens.new_tensor([mark for mark in marks if mark is not None])
+        special = torch.isin(tokens, known) | torch.tensor(empty, device=self._device)[:, None]
         weight = (~special).float()
         return [
             (states[i, : len(row)].clone(), weight[i, : len(row)].clone())
@@ -160,10 +162,16 @@ def load_scorer(model: str, layer: int | None = None) -> BertScorer:
         )
     try:
         network = get_model(model, layer)
+        tokenizer = AutoTokenizer.from_pretrained(model)
     except AssertionError as error:
         raise InputError(f"BERTScore model {model!r} has no layer {layer}: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"BERTScore model {model!r} cannot be loaded: {reason}. Give a folder with the weights "
+            "and the tokenizer of an encoder such as BERT or RoBERTa."
+        ) from error
     network.to("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(model)
     return BertScorer(network, tokenizer, signature=_signature(model, layer))
 
 
@@ -231,7 +239,7 @@ def _match(
         similarity.masked_fill_(~(h_there[:, :, None] & r_there[:, None, :]), -torch.inf)
         precision = _weighted_mean(similarity.amax(2), h_weight)
         recall = _weighted_mean(similarity.amax(1), r_weight)
-        empty = (h_there.sum(1) == 2) | (r_there.sum(1) == 2)
+        empty = (h_weight.sum(1) == 0) | (r_weight.sum(1) == 0)
         scores = torch.stack([precision, recall, 2 * precision * recall / (precision + recall)])
         scores = scores.masked_fill(empty, 0.0).nan_to_num(nan=0.0)
     return np.asarray(scores.T.double().cpu().numpy())

@@ -1,9 +1,15 @@
-"""A corpus of predictions and references: checked once, each distinct string and pair kept once."""
+"""A corpus of predictions and references: checked once, each distinct string and pair kept once.
+
+Answers repeat heavily, so that nothing here looks at a sample twice in Python: samples become
+numbers of distinct texts, the tokenizer maps distinct texts, and equal pairs are found by sorting.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain, count
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +18,40 @@ from odvla_bench.errors import PredictionError
 
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
+_Key = TypeVar("_Key", bound=Hashable)
 
 MAX_CHARACTERS = 100_000
 """Longest text that is scored; a driving caption has a few hundred characters."""
 
 _MAX_PROBLEMS = 10
+_CODES_FOR_A_TABLE = 16
+"""Times as many possible codes as codes, beyond which sorting them is cheaper."""
+
+
+class Samples(NamedTuple):
+    """N predictions with their references, as numbers of T distinct texts."""
+
+    texts: list[str]
+    """T distinct strings."""
+    prediction: IntArray
+    """(N,) index into `texts` of each sample's prediction."""
+    reference: IntArray
+    """(M,) indices into `texts` of all samples' references, sample after sample."""
+    reference_count: IntArray
+    """(N,) number of references of each sample."""
+
+    def mapped(self, texts: list[str], at: IntArray | None = None) -> Samples:
+        """The same samples with other texts.
+
+        Args:
+            texts: strings, which may repeat.
+            at: (N + M,) index into them of each prediction, and then of each reference; by
+                default they stand in place of the present texts.
+        """
+        distinct, number = number_distinct(texts)
+        ids = number[np.concatenate([self.prediction, self.reference]) if at is None else at]
+        n = len(self.prediction)
+        return Samples(distinct, ids[:n], ids[n:], self.reference_count)
 
 
 class Corpus(NamedTuple):
@@ -54,26 +89,8 @@ class Corpus(NamedTuple):
         return [self.texts[i] for i in ids.tolist()]
 
 
-def make_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Corpus:
-    """The corpus of N predictions and N sequences of references; see `check_texts` for limits."""
-    ids: dict[str, int] = {}
-    pairs: dict[tuple[int, ...], int] = {}
-    pair_of_sample = np.empty(len(predictions), np.int64)
-    for i, (prediction, group) in enumerate(zip(predictions, references, strict=True)):
-        key = tuple(ids.setdefault(text, len(ids)) for text in (prediction, *group))
-        pair_of_sample[i] = pairs.setdefault(key, len(pairs))
-    reference = [text for key in pairs for text in key[1:]]
-    return Corpus(
-        texts=list(ids),
-        hypothesis=np.array([key[0] for key in pairs], np.int64),
-        reference=np.array(reference, np.int64),
-        offset=np.concatenate([[0], np.cumsum([len(key) - 1 for key in pairs])]).astype(np.int64),
-        pair=pair_of_sample,
-    )
-
-
-def check_texts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Refuse a corpus that cannot be scored.
+def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Samples:
+    """The samples of N predictions and N sequences of references, in their order.
 
     Raises:
         PredictionError: unequal lengths, no sample, a sample without references, something that
@@ -84,34 +101,132 @@ def check_texts(predictions: Sequence[str], references: Sequence[Sequence[str]])
             f"{len(predictions)} predictions but {len(references)} lists of references. "
             "Give one list of references for each prediction."
         )
-    if not len(predictions):
+    n = len(predictions)
+    if not n:
         raise PredictionError("The corpus is empty: give at least one prediction to score.")
+    sound = not any(issubclass(kind, str) for kind in set(map(type, references)))
+    try:
+        texts, ids = number_distinct(chain(predictions, chain.from_iterable(references)))
+        sizes = _sizes(references, len(ids) - n)
+        sound = sound and bool(sizes.all()) and not any(map(_flaw, texts))
+    except TypeError:  # something without a length, or that cannot be a key
+        sound = False
+    if not sound:
+        problems = _problems(predictions, references)
+        raise PredictionError("The corpus cannot be scored:", problems)
+    return Samples(texts, ids[:n], ids[n:], sizes)
+
+
+def pair_up(samples: Samples) -> Corpus:
+    """The distinct pairs of the samples; those with equally many references stand together."""
+    sizes = samples.reference_count
+    size = int(sizes[0])
+    if (sizes == size).all():
+        group = samples.reference.reshape(-1, size)
+        code, rows = _equal_rows(samples.prediction, group, len(samples.texts))
+        return _corpus(samples, [(rows, group[rows])], code)
+    pair = np.empty(len(sizes), np.int64)
+    start = np.cumsum(sizes) - sizes
+    parts: list[tuple[IntArray, IntArray]] = []
+    for size in np.unique(sizes).tolist():
+        rows = np.flatnonzero(sizes == size)
+        group = samples.reference[start[rows, None] + np.arange(size)]
+        code, example = _equal_rows(samples.prediction[rows], group, len(samples.texts))
+        pair[rows] = sum(len(part) for part, _ in parts) + code
+        parts.append((rows[example], group[example]))
+    return _corpus(samples, parts, pair)
+
+
+def make_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Corpus:
+    """The corpus of N predictions and N sequences of references, see `read_samples`."""
+    return pair_up(read_samples(predictions, references))
+
+
+def number_distinct(values: Iterable[_Key]) -> tuple[list[_Key], IntArray]:
+    """The distinct values in the order of their first appearance, and each value's number."""
+    numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
+    ids = np.fromiter(map(numbers.__getitem__, values), np.int64)
+    return list(numbers), ids
+
+
+def _sizes(groups: Sequence[Sequence[str]], total: int) -> IntArray:
+    """The length of each group; one for each is told without asking all of them."""
+    if total == len(groups) and all(groups):
+        return np.ones(total, np.int64)
+    return np.fromiter(map(len, groups), np.int64, len(groups))
+
+
+def _corpus(samples: Samples, parts: list[tuple[IntArray, IntArray]], pair: IntArray) -> Corpus:
+    """The corpus of pairs given as an example row and the references of each, by their number."""
+    counts = np.concatenate([np.full(len(group), group.shape[1]) for _, group in parts])
+    return Corpus(
+        texts=samples.texts,
+        hypothesis=samples.prediction[np.concatenate([rows for rows, _ in parts])],
+        reference=np.concatenate([group.ravel() for _, group in parts]),
+        offset=np.concatenate([[0], np.cumsum(counts)]),
+        pair=pair,
+    )
+
+
+def _equal_rows(first: IntArray, others: IntArray, texts: int) -> tuple[IntArray, IntArray]:
+    """Number of each of n rows among the distinct ones, and a row that has each number.
+
+    Args:
+        first: (n,) texts.
+        others: (n, k) texts.
+        texts: how many texts there are.
+    """
+    many, code = texts, first
+    for column in others.T:
+        many, code = _ranks(code * texts + column, many * texts)
+    example = np.empty(many, np.int64)
+    example[code] = np.arange(len(code))
+    return code, example
+
+
+def _ranks(codes: IntArray, limit: int) -> tuple[int, IntArray]:
+    """How many distinct codes there are, all below `limit`, and each code's rank among them."""
+    if limit > _CODES_FOR_A_TABLE * len(codes):
+        distinct, rank = np.unique(codes, return_inverse=True)
+        return len(distinct), rank
+    there = np.zeros(limit, bool)
+    there[codes] = True
+    distinct = np.flatnonzero(there)
+    rank = np.empty(limit, np.int64)
+    rank[distinct] = np.arange(len(distinct))
+    return len(distinct), rank[codes]
+
+
+def _problems(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+    """What is wrong with each row, up to a limit."""
     problems: list[str] = []
     for i, (prediction, group) in enumerate(zip(predictions, references, strict=True)):
         problems += _sample_problems(i, prediction, group)
         if len(problems) > _MAX_PROBLEMS:
             problems[_MAX_PROBLEMS:] = ["… and perhaps more"]
             break
-    if problems:
-        raise PredictionError("The corpus cannot be scored:", problems)
-
-
-def _sample_problems(row: int, prediction: str, group: Sequence[str]) -> list[str]:
-    problems = [f"row {row}: prediction {flaw}" for flaw in _flaws(prediction)]
-    if isinstance(group, str):
-        return [*problems, f"row {row}: references is one string; put it into a list"]
-    if not len(group):
-        return [*problems, f"row {row}: no reference; leave the row out, or give at least one"]
-    for k, text in enumerate(group):
-        problems += [f"row {row}: reference {k} {flaw}" for flaw in _flaws(text)]
     return problems
 
 
-def _flaws(text: str) -> list[str]:
+def _sample_problems(row: int, prediction: str, group: Sequence[str]) -> list[str]:
+    flaw = _flaw(prediction)
+    problems = [f"row {row}: prediction {flaw}"] if flaw else []
+    if isinstance(group, str):
+        return [*problems, f"row {row}: references is one string; put it into a list"]
+    if not hasattr(group, "__len__"):
+        return [*problems, f"row {row}: references is {type(group).__name__}, not a list"]
+    if not len(group):
+        return [*problems, f"row {row}: no reference; leave the row out, or give at least one"]
+    flaws = enumerate(map(_flaw, group))
+    return [*problems, *(f"row {row}: reference {k} {flaw}" for k, flaw in flaws if flaw)]
+
+
+def _flaw(text: str) -> str | None:
+    """What keeps a text from being scored."""
     if not isinstance(text, str):
-        return [f"is {type(text).__name__}, not a string; an empty string stands for no answer"]
+        return f"is {type(text).__name__}, not a string; an empty string stands for no answer"
     if len(text) > MAX_CHARACTERS:
-        return [f"has {len(text):,} characters, more than {MAX_CHARACTERS:,}; cut it first"]
+        return f"has {len(text):,} characters, more than {MAX_CHARACTERS:,}; cut it first"
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        return ["holds a lone surrogate, which is not Unicode text; mend how it was decoded"]
-    return []
+        return "holds a lone surrogate, which is not Unicode text; mend how it was decoded"
+    return None

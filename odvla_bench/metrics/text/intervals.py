@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from odvla_bench.metrics.text.corpus import FloatArray, IntArray
-
-_WEIGHTS_AT_ONCE = 4_000_000
+from odvla_bench.metrics.bootstrap import cluster_sums, percentile_bounds, replicate
+from odvla_bench.metrics.text.corpus import FloatArray, number_distinct
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def mean_statistic(names: Sequence[str], scores: FloatArray) -> Statistic:
         names: M names.
         scores: (N, M) of each sample.
     """
-    values = np.column_stack([scores, np.ones(len(scores))])
+    values = np.vstack([scores.T, np.ones(len(scores))]).T  # columns are summed faster this way
     return Statistic(tuple(names), values, _mean)
 
 
@@ -76,26 +75,19 @@ def bootstrap_intervals(
         resamples: number of resampled corpora.
         level: share of resamples inside the interval.
         seed: of the generator; the draws do not depend on the statistics.
+
+    Raises:
+        InputError: not one label for each sample.
     """
     count = len(statistics[0].values)
-    group = _group_numbers(clusters, count)
-    size = int(group.max()) + 1
-    sums = [_sum_groups(s.values, group, size) for s in statistics]
-    rng = np.random.default_rng(seed)
-    draws: list[list[FloatArray]] = [[] for _ in statistics]
-    block = max(1, _WEIGHTS_AT_ONCE // size)
-    for start in range(0, resamples, block):
-        shape = min(block, resamples - start)
-        weights = rng.multinomial(size, np.full(size, 1 / size), size=shape).astype(np.float64)
-        for drawn, statistic, total in zip(draws, statistics, sums, strict=True):
-            drawn.append(statistic.finish(weights @ total))
-    tail = (1 - level) / 2
+    _, cluster = number_distinct(range(count) if clusters is None else clusters)
+    parts = [(cluster_sums(s.values, cluster), s.finish) for s in statistics]
     result: dict[str, Interval] = {}
-    for statistic, drawn in zip(statistics, draws, strict=True):
-        low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail], axis=0)
+    for statistic, drawn in zip(statistics, replicate(parts, resamples, seed), strict=True):
+        bounds = percentile_bounds(drawn, level)
         result |= {
-            name: Interval(float(a), float(b))
-            for name, a, b in zip(statistic.names, low, high, strict=True)
+            name: Interval(float(low), float(high))
+            for name, low, high in zip(statistic.names, *bounds, strict=True)
         }
     return result
 
@@ -103,19 +95,3 @@ def bootstrap_intervals(
 def _mean(sums: FloatArray) -> FloatArray:
     """(…, M + 1) sums with the count last → (…, M) means."""
     return sums[..., :-1] / sums[..., -1:]
-
-
-def _group_numbers(clusters: Sequence[object] | None, count: int) -> IntArray:
-    if clusters is None:
-        return np.arange(count)
-    numbers: dict[object, int] = {}
-    labels = [numbers.setdefault(label, len(numbers)) for label in clusters]
-    if len(labels) != count:
-        raise ValueError(f"{len(labels)} cluster labels for {count} samples")
-    return np.array(labels)
-
-
-def _sum_groups(values: FloatArray, group: IntArray, size: int) -> FloatArray:
-    total = np.zeros((size, values.shape[1]))
-    np.add.at(total, group, values)
-    return total

@@ -46,14 +46,45 @@ class Grams(NamedTuple):
         return np.where(keys[at] == wanted, self.counts[at], 0)
 
 
+class Words(NamedTuple):
+    """The words of T texts as numbers."""
+
+    ids: IntArray
+    """(M,) all words, text after text, numbered from 1 up."""
+    length: IntArray
+    """(T,) words of each text."""
+    start: IntArray
+    """(T,) where each text's words start."""
+    vocabulary: int
+    """The first unused number."""
+
+    def of(self, text: int) -> IntArray:
+        """The words of one text."""
+        return self.ids[self.start[text] : self.start[text] + self.length[text]]
+
+
+def number_words(texts: Sequence[str], separator: str | None = None) -> Words:
+    """The words of T texts, split at each separator, or by default at runs of white space."""
+    vocabulary: defaultdict[str, int] = defaultdict()
+    vocabulary.default_factory = lambda: len(vocabulary) + 1
+    ids, lengths = array("q"), array("q")
+    for text in texts:
+        words = text.split(separator)
+        lengths.append(len(words))
+        ids.extend(map(vocabulary.__getitem__, words))
+    length = np.array(lengths)
+    return Words(np.array(ids), length, np.cumsum(length) - length, len(vocabulary) + 1)
+
+
 class NgramTable:
     """Word lengths and n-gram counts of T texts, split on white space."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Split, number and sort the words of `texts`."""
-        self.word_count, words, vocabulary = _word_ids(texts)
-        windows = _windows(words, self.word_count)
-        unique, inverse = np.unique(_pack(windows, vocabulary), return_inverse=True)
+        words = number_words(texts)
+        self.word_count = words.length
+        windows = _windows(words.ids, words.length)
+        unique, inverse = np.unique(_pack(windows, words.vocabulary), return_inverse=True)
         first = np.empty(len(unique), np.int64)
         first[inverse] = np.arange(len(inverse))
         self._window = windows[:, first]
@@ -117,18 +148,6 @@ def ranges(sizes: IntArray) -> tuple[IntArray, IntArray]:
     """0 … size-1 for each size, and the index of the size each number belongs to."""
     owner = np.repeat(np.arange(len(sizes)), sizes)
     return np.arange(len(owner)) - (np.cumsum(sizes) - sizes)[owner], owner
-
-
-def _word_ids(texts: Sequence[str]) -> tuple[IntArray, IntArray, int]:
-    """(T,) numbers of words, all words as ids from 1 up, and the first unused id."""
-    vocabulary: defaultdict[str, int] = defaultdict()
-    vocabulary.default_factory = lambda: len(vocabulary) + 1
-    ids, lengths = array("q"), array("q")
-    for text in texts:
-        words = text.split()
-        lengths.append(len(words))
-        ids.extend(map(vocabulary.__getitem__, words))
-    return np.array(lengths), np.array(ids), len(vocabulary) + 1
 
 
 def _windows(words: IntArray, word_count: IntArray) -> IntArray:

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from odvla_bench.errors import InputError
 from odvla_bench.metrics.text.java import pycocoevalcap_file
+from odvla_bench.provenance import default_cache_dir
 
 _FORMAT = 5
 # Byte → itself if it can be part of a piece, else a space; line ends stay.
@@ -43,7 +44,7 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
     Args:
         texts: every prediction and reference.
         path: where to write; replaced.
-        cache: folder of the index, by default that of `default_cache`. Where it cannot be
+        cache: folder of the index, by default `default_cache_dir`. Where it cannot be
             written, the index is made anew in a temporary folder each time, which takes seconds.
 
     Raises:
@@ -51,7 +52,7 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
     """
     table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
     try:
-        index = _cached_index(table, cache or default_cache())
+        index = _cached_index(table, cache or default_cache_dir())
     except OSError:
         with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
             return _write_from(_cached_index(table, Path(folder)), corpus_runs(texts), path)
@@ -61,12 +62,6 @@ def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = Non
         raise InputError(
             f"METEOR's paraphrase index {index} is damaged ({error}). Delete it; it is made anew."
         ) from error
-
-
-def default_cache() -> Path:
-    """`$ODVLA_CACHE`, or `odvla_bench` under the user's cache folder."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ODVLA_CACHE") or home / "odvla_bench")
 
 
 def corpus_runs(texts: Iterable[str]) -> set[bytes]:

@@ -8,48 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from odvla_bench.metrics.text.common_subsequence import common_lengths
 from odvla_bench.metrics.text.corpus import Corpus, FloatArray
+from odvla_bench.metrics.text.ngrams import number_words
 
 _BETA_SQUARED = 1.2**2
 
 
 def rouge_l(corpus: Corpus) -> FloatArray:
     """(P,) ROUGE-L of each pair."""
-    scores = np.empty(len(corpus.hypothesis))
-    for pair, hypothesis in enumerate(corpus.hypothesis.tolist()):
-        scores[pair] = _score(corpus.texts[hypothesis], corpus.references_of(pair))
-    return scores
-
-
-def _score(prediction: str, references: list[str]) -> float:
-    tokens = prediction.split(" ")
-    places: dict[str, int] = {}
-    bit = 1
-    for token in tokens:
-        places[token] = places.get(token, 0) | bit
-        bit <<= 1
-    precision = recall = 0.0
-    for reference in references:
-        other = reference.split(" ")
-        common = _common_length(places, bit - 1, other)
-        precision = max(precision, common / len(tokens))
-        recall = max(recall, common / len(other))
-    if not precision:
-        return 0.0
-    return (1 + _BETA_SQUARED) * precision * recall / (recall + _BETA_SQUARED * precision)
-
-
-def _common_length(places: dict[str, int], full: int, other: list[str]) -> int:
-    """Length of the longest common subsequence, by bit-parallel rows (Hyyrö, 2004).
-
-    Args:
-        places: for each token of the first sequence, the set of its positions as bits.
-        full: the set of all positions.
-        other: the second sequence.
-    """
-    free = full
-    for token in other:
-        if (mask := places.get(token)) is not None:
-            matched = free & mask
-            free = (free + matched) | (free - matched)
-    return (full & ~free).bit_count()
+    words = number_words(corpus.texts, separator=" ")
+    hypothesis = np.repeat(corpus.hypothesis, corpus.reference_count)
+    common = common_lengths(words, hypothesis, corpus.reference)
+    precision, recall = (
+        np.maximum.reduceat(common / words.length[texts], corpus.offset[:-1])
+        for texts in (hypothesis, corpus.reference)
+    )
+    weight = recall + _BETA_SQUARED * precision
+    product = (1 + _BETA_SQUARED) * precision * recall
+    return np.divide(product, weight, out=np.zeros(len(weight)), where=weight > 0)

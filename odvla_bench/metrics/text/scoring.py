@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text import bleu, cider, meteor
-from odvla_bench.metrics.text.corpus import Corpus, FloatArray, check_texts, make_corpus
+from odvla_bench.metrics.text.corpus import Corpus, FloatArray, IntArray, pair_up, read_samples
 from odvla_bench.metrics.text.intervals import (
     Interval,
     Statistic,
@@ -24,6 +24,9 @@ from odvla_bench.metrics.text.rouge import rouge_l
 from odvla_bench.metrics.text.tokenizer import tokenize
 from odvla_bench.provenance import package_version
 from odvla_bench.registry import suggest
+
+if TYPE_CHECKING:
+    from odvla_bench.metrics.text.bertscore import BertScorer
 
 CAPTION_METRICS = ("bleu", "meteor", "rouge_l", "cider")
 METRICS = (*CAPTION_METRICS, "bertscore")
@@ -114,24 +117,24 @@ def score_text(
     for metric in metrics:
         if metric not in METRICS:
             raise suggest(metric, list(METRICS), kind="metric")
-    check_texts(predictions, references)
+    samples = read_samples(predictions, references)
     options = options or TextOptions()
+    # First, so that a model that is not there is told before minutes of METEOR.
+    bert = _bert_scorer(options) if "bertscore" in metrics else None
     found: dict[str, Statistic] = {}
     if set(metrics) & set(CAPTION_METRICS):
-        tokens = tokenize(predictions, references, tokenizer, timeout_s=options.timeout_s)
-        corpus = make_corpus(*tokens)
+        corpus = pair_up(tokenize(samples, tokenizer, timeout_s=options.timeout_s))
         for given, scorer in _SCORERS.items():
             if given & set(metrics):
                 found |= scorer(corpus, options)
     notes = dict(_NOTES)
-    if "bertscore" in metrics:
-        found["bertscore"], notes["bertscore"] = _bertscore(
-            make_corpus(predictions, references), options
-        )
+    if bert is not None:
+        found["bertscore"] = _bertscore_statistic(pair_up(samples), bert)
+        notes["bertscore"] = bert.signature
     notes = {metric: notes[metric] for metric in METRICS if metric in metrics}
     return TextScores(
         tuple(found[metric] for metric in notes),
-        _choices(references, tokenizer, notes),
+        _choices(samples.reference_count, tokenizer, notes),
     )
 
 
@@ -182,22 +185,24 @@ _NOTES = {
 }
 
 
-def _bertscore(corpus: Corpus, options: TextOptions) -> tuple[Statistic, str]:
+def _bert_scorer(options: TextOptions) -> BertScorer:
     from odvla_bench.metrics.text.bertscore import load_scorer  # imports torch
 
-    scorer = load_scorer(options.bertscore_model, options.bertscore_layer)
-    scores = scorer.score(corpus)[corpus.pair]
+    return load_scorer(options.bertscore_model, options.bertscore_layer)
+
+
+def _bertscore_statistic(corpus: Corpus, scorer: BertScorer) -> Statistic:
     names = [f"BERTScore_{part}" for part in ("P", "R", "F1")]
-    return mean_statistic(names, scores), scorer.signature
+    return mean_statistic(names, scorer.score(corpus)[corpus.pair])
 
 
 def _choices(
-    references: Sequence[Sequence[str]], tokenizer: str, notes: Mapping[str, str]
+    reference_count: IntArray, tokenizer: str, notes: Mapping[str, str]
 ) -> dict[str, object]:
     """Every choice that can move a number."""
-    fewest, most = min(map(len, references)), max(map(len, references))
+    fewest, most = int(reference_count.min()), int(reference_count.max())
     choices: dict[str, object] = {
-        "n": len(references),
+        "n": len(reference_count),
         "refs": most if fewest == most else f"{fewest}-{most}",
         **notes,
     }

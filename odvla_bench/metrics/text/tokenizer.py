@@ -7,8 +7,11 @@ leave white space as it is (BLEU and CIDEr split on any, ROUGE-L on each single 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import numpy as np
+
+from odvla_bench.metrics.text.corpus import Samples, number_distinct
 from odvla_bench.metrics.text.java import pycocoevalcap_file, run_lines
 from odvla_bench.registry import suggest
 
@@ -22,21 +25,12 @@ PUNCTUATION = frozenset(
 # What CoreNLP takes for the end of a line; pycocoevalcap replaces only "\n".
 _LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\x0b\x0c\u2028\u2029", " "))
 
-TextLists = tuple[list[str], list[list[str]]]
 
-
-def tokenize(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    tokenizer: str,
-    *,
-    timeout_s: float | None = None,
-) -> TextLists:
-    r"""Tokenized predictions and references, aligned with the input.
+def tokenize(samples: Samples, tokenizer: str, *, timeout_s: float | None = None) -> Samples:
+    r"""The samples with their texts tokenized.
 
     Args:
-        predictions: N strings.
-        references: N sequences of strings.
+        samples: texts as they are.
         tokenizer: `"ptb"` as pycocoevalcap, with line separators inside a text taken as spaces;
             `"ptb-compat"` with its defect, by which `\r`, `\x0b`, `\x0c`, U+2028 and U+2029 split
             a text and shift all later ones; `"none"`; `"lower"`; `"word-lower"`, the `\w+` runs of
@@ -49,50 +43,44 @@ def tokenize(
     """
     if tokenizer not in TOKENIZERS:
         raise suggest(tokenizer, list(TOKENIZERS), kind="tokenizer")
-    flat = [text for group in references for text in group]
     if tokenizer == "ptb":
-        tokens = _ptb_in_order([list(predictions), flat], timeout_s)
-    elif tokenizer == "ptb-compat":
-        tokens = [_ptb_misaligned(texts, timeout_s) for texts in (list(predictions), flat)]
-    else:
-        plain = _PLAIN[tokenizer]
-        tokens = [[plain(text) for text in texts] for texts in (predictions, flat)]
-    rest = iter(tokens[1])
-    return tokens[0], [[next(rest) for _ in group] for group in references]
+        return _ptb_in_order(samples, timeout_s)
+    if tokenizer == "ptb-compat":
+        return _ptb_misaligned(samples, timeout_s)
+    plain = _PLAIN[tokenizer]
+    return samples if plain is None else samples.mapped(list(map(plain, samples.texts)))
 
 
-_PLAIN: dict[str, Callable[[str], str]] = {
-    "none": lambda text: text,
+_PLAIN: dict[str, Callable[[str], str] | None] = {
+    "none": None,
     "lower": str.lower,
     "word-lower": lambda text: " ".join(re.findall(r"\w+", text.lower())),
 }
 TOKENIZERS = ("ptb", "ptb-compat", *_PLAIN)
 
 
-def _ptb_in_order(sequences: list[list[str]], timeout_s: float | None) -> list[list[str]]:
-    """PTB tokens of several sequences of texts, each distinct text tokenized once, by one JVM.
+def _ptb_in_order(samples: Samples, timeout_s: float | None) -> Samples:
+    """PTB tokens of predictions and of references, each distinct text tokenized once, by one JVM.
 
     CoreNLP's lexer looks past the end of a line in two rules: "No." keeps its period when the
     next line starts with a digit, and "p." loses it before a line that starts with a tag. A text
     is therefore told apart by what follows it, and that is put on a line of its own behind it.
     """
-    keyed = [_with_what_follows(texts) for texts in sequences]
-    distinct = list(dict.fromkeys(key for keys in keyed for key in keys))
+    texts = [text.translate(_LINE_ENDS) for text in samples.texts]
+    views, view = number_distinct([*map(_lookahead, texts), _lookahead(""), ""])
+    looks = np.array([text.endswith(".") for text in texts])
+    sides = []
+    for ids in (samples.prediction, samples.reference):
+        following = view[np.append(ids[1:], len(texts))]
+        sides.append(ids * len(views) + np.where(looks[ids], following, view[-1]))
+    code, at = np.unique(np.concatenate(sides), return_inverse=True)
+    text_of, view_of = np.divmod(code, len(views))
     lines: list[str] = []
-    at: dict[tuple[str, str], int] = {}
-    for text, following in distinct:
-        at[text, following] = len(lines)
-        lines += [text, following] if following else [text]
-    tokens = _ptb(lines, timeout_s)
-    return [[tokens[at[key]] for key in keys] for keys in keyed]
-
-
-def _with_what_follows(texts: list[str]) -> list[tuple[str, str]]:
-    clean = [text.translate(_LINE_ENDS) for text in texts]
-    return [
-        (text, _lookahead(after) if text.endswith(".") else "")
-        for text, after in zip(clean, [*clean[1:], ""], strict=True)
-    ]
+    place = []
+    for text, following in zip(text_of.tolist(), view_of.tolist(), strict=True):
+        place.append(len(lines))
+        lines += [texts[text], views[following]] if views[following] else [texts[text]]
+    return samples.mapped(_ptb(lines, timeout_s), np.array(place)[at])
 
 
 def _lookahead(text: str) -> str:
@@ -102,9 +90,13 @@ def _lookahead(text: str) -> str:
     return text if text.startswith("<") else "x"
 
 
-def _ptb_misaligned(texts: list[str], timeout_s: float | None) -> list[str]:
+def _ptb_misaligned(samples: Samples, timeout_s: float | None) -> Samples:
     """PTB tokens by position in the output, whatever line each came from."""
-    return _ptb([text.replace("\n", " ") for text in texts], timeout_s)[: len(texts)]
+    tokens: list[str] = []
+    for ids in (samples.prediction, samples.reference):
+        lines = [samples.texts[i].replace("\n", " ") for i in ids.tolist()]
+        tokens += _ptb(lines, timeout_s)[: len(lines)]
+    return samples.mapped(tokens, np.arange(len(tokens)))
 
 
 def _ptb(lines: list[str], timeout_s: float | None) -> list[str]:

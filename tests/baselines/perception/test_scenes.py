@@ -17,10 +17,10 @@ from odvla_bench.baselines.opendrivevla.perception.scenes import scenes_from_bui
 from odvla_bench.cli.main import app
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.nuscenes.synthetic import AgentOptions, SyntheticConfig, write_nuscenes
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.errors import InputError
+from odvla_bench.provenance import default_cache_dir
 
 
 def test_keyframes_are_those_of_the_build(synthetic_root: Path, build_dir: Path) -> None:

@@ -8,10 +8,10 @@ from odvla_bench.baselines.training.config import make_config
 from odvla_bench.baselines.training.demo import DemoStage, predict_tiny, train_tiny
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.waypoints import get_codec
 from odvla_bench.predictions import read_predictions
+from odvla_bench.provenance import default_cache_dir
 
 SPLITS = {"split": "mini_train"}
 

@@ -17,8 +17,8 @@ from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest, Context
 from odvla_bench.datasets.builders.map_captions import BUILDER
 from odvla_bench.datasets.builders.map_text import MAX_POINTS, centres, outlines, points
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.reader import open_build
+from odvla_bench.provenance import default_cache_dir
 
 LIDAR_AHEAD_M = 0.985793  # in Boston
 

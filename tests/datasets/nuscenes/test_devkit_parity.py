@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from odvla_bench.datasets.nuscenes.agents import Agents
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.nuscenes.can_bus import load_can_bus
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, HISTORY_STEPS, EgoMotion
 from odvla_bench.datasets.nuscenes.synthetic import AgentOptions, SyntheticConfig, write_nuscenes
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables
+from odvla_bench.provenance import default_cache_dir
 
 devkit = pytest.importorskip("nuscenes.nuscenes")
 pytestmark = pytest.mark.devkit

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from odvla_bench.metrics.text.corpus import read_samples
+from odvla_bench.metrics.text.tokenizer import tokenize
+
 _TEXT = (
     "the a car cars truck is are turning turns left right No. no. etc. U.S. a.m. fig. it's don't "
     "cannot 12.5m/s 30 km/h [1.2, -3.4] (red) <b> é café naïve 中文 ½ £5 “quoted” driving drive "
@@ -34,6 +37,15 @@ def corpus(seed: int, size: int, most_references: int = 3) -> tuple[list[str], l
         predictions.append(rng.choice([caption(rng), group[-1], " ".join(words)]))
         references.append(group)
     return predictions, references
+
+
+def our_tokens(
+    predictions: list[str], references: list[list[str]], tokenizer: str
+) -> tuple[list[str], list[list[str]]]:
+    samples = tokenize(read_samples(predictions, references), tokenizer)
+    rest = iter(samples.reference.tolist())
+    groups = [[samples.texts[next(rest)] for _ in group] for group in references]
+    return [samples.texts[i] for i in samples.prediction.tolist()], groups
 
 
 def pycocoevalcap_tokens(

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +49,8 @@ def fake_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         ([], [], "corpus is empty"),
         (["a"], [[]], "row 0: no reference"),
         (["a"], ["a"], "row 0: references is one string"),
+        (["a", "b"], [["a"], None], "row 1: references is NoneType, not a list"),
+        (["a"], [[["b"]]], "row 0: reference 0 is list"),
         (["a", None], [["a"], ["b"]], "row 1: prediction is NoneType"),
         (["a"], [["b", 3]], "row 0: reference 1 is int"),
         (["a\ud800"], [["a"]], "row 0: prediction holds a lone surrogate"),
@@ -127,36 +126,32 @@ def test_meteor_that_takes_too_long_is_stopped(temporary_folder: Path) -> None:
 
 
 @pytest.mark.java
-def test_a_killed_jvm_is_an_error(
-    fake_java: Callable[[str], None], tmp_path: Path, temporary_folder: Path
+@pytest.mark.parametrize(("metric", "tokenizer"), [("meteor", "none"), ("rouge_l", "ptb")])
+def test_a_jvm_killed_half_way_is_an_error(
+    metric: str,
+    tokenizer: str,
+    fake_java: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    temporary_folder: Path,
 ) -> None:
-    process_id = tmp_path / "pid"
-    fake_java(f'#!/bin/sh\necho $$ > {process_id}.part\nmv {process_id}.part {process_id}\n'
-              f'exec {shutil.which("java")} "$@"\n')  # fmt: skip
+    fake_java(
+        f"#!{sys.executable}\n"
+        "import os, signal, subprocess, sys\n"
+        f"real = [{shutil.which('java')!r}, *sys.argv[1:]]\n"
+        "java = subprocess.Popen(real, stdout=subprocess.PIPE)\n"
+        "for _ in range(7):\n"
+        "    sys.stdout.buffer.write(java.stdout.readline())\n"
+        "sys.stdout.flush()\n"
+        "java.kill()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
     predictions, references = corpus(seed=2, size=3000)
-    caught: list[BaseException] = []
-
-    def score() -> None:
-        try:
-            score_text(
-                predictions,
-                references,
-                metrics=["meteor"],
-                tokenizer="none",
-                options=TextOptions(workers=1),
-            )
-        except JavaError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=score)
-    thread.start()
-    while not process_id.exists():
-        time.sleep(0.01)
-    os.kill(int(process_id.read_text()), signal.SIGKILL)
-    thread.join(timeout=60)
-    assert not thread.is_alive()
-    assert "java exit status -9" in str(caught[0])
+    given = {"metrics": [metric], "tokenizer": tokenizer, "options": TextOptions(workers=1)}
+    with pytest.raises(JavaError, match=r"stopped after 7 of \d+ lines \(java exit status -9\)"):
+        score_text(predictions, references, **given)  # type: ignore[arg-type]
     assert not list(temporary_folder.iterdir())
+    monkeypatch.undo()  # the real Java again: nothing is locked
+    assert score_text(predictions[:5], references[:5], **given).corpus  # type: ignore[arg-type]
 
 
 def test_neither_a_full_error_stream_nor_long_lines_block(

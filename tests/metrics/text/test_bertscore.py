@@ -1,4 +1,4 @@
-"""BERTScore against bert-score on a small local model, and the ids of transformers 4."""
+"""BERTScore against bert-score, under transformers 4 by a golden file and as it is installed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from odvla_bench.metrics.text.bertscore import BertScorer, load_scorer  # noqa: E402
+from tests.factories.tiny_language_models import write_model  # noqa: E402
 
 from .corpora import corpus  # noqa: E402
 
+GOLDEN = json.loads((Path(__file__).parents[2] / "goldens" / "text" / "bertscore.json").read_text())
 COLUMNS = ("BERTScore_P", "BERTScore_R", "BERTScore_F1")
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -36,34 +37,19 @@ def minilm() -> str:
 
 
 @pytest.fixture(scope="module")
-def roberta(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a byte-level vocabulary trained here and a RoBERTa of random weights."""
-    from tokenizers import ByteLevelBPETokenizer
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders with a byte-level vocabulary and the same weights as when the golden was made."""
+    folder = tmp_path_factory.mktemp("models")
+    vocabulary = {token: i for i, token in enumerate(GOLDEN["vocabulary"])}
+    return {
+        kind: str(write_model(folder / kind, f"{kind}Tokenizer", vocabulary, GOLDEN["merges"]))
+        for kind in ("Roberta", "GPT2")
+    }
 
-    folder = tmp_path_factory.mktemp("roberta")
-    trained = ByteLevelBPETokenizer()
-    texts = [text for seed in range(20) for text in corpus(seed, size=50)[0]]
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained.train_from_iterator(texts, vocab_size=600, special_tokens=specials)
-    trained.save_model(str(folder))
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    merges = [tuple(m.split()) for m in (folder / "merges.txt").read_text().splitlines()[1:]]
-    tokenizer = transformers.RobertaTokenizer(vocab=vocabulary, merges=merges, model_max_length=512)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=514,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    )
-    transformers.RobertaModel(config).save_pretrained(folder)
-    return str(folder)
+
+@pytest.fixture(scope="module")
+def roberta(models: dict[str, str]) -> str:
+    return models["Roberta"]
 
 
 def options(model: str, layer: int | None) -> TextOptions:
@@ -78,6 +64,57 @@ def scores_of(model: str, layer: int, predictions: list[str], references: Any) -
     return np.stack([scores.per_sample[name] for name in COLUMNS], 1)
 
 
+@pytest.mark.parametrize("model", ["minilm", "Roberta"])
+def test_equals_bert_score_under_transformers_4(
+    model: str, models: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """Empty texts, leading spaces, Unicode and too long texts among them."""
+    golden = GOLDEN["models"][model]
+    folder = request.getfixturevalue("minilm") if model == "minilm" else models[model]
+    predictions = [GOLDEN["texts"][i] for i, *_ in golden["scores"]]
+    references = [[GOLDEN["texts"][j]] for _, j, *_ in golden["scores"]]
+    ours = scores_of(folder, golden["layer"], predictions, references)
+    theirs = [scores for _, _, *scores in golden["scores"]]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("model", ["minilm", "Roberta", "GPT2"])
+def test_ids_are_those_of_transformers_4(
+    model: str, models: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue("minilm") if model == "minilm" else models[model]
+    scorer = load_scorer(folder, 2)
+    for text, ids in zip(GOLDEN["texts"], GOLDEN["models"][model]["ids"], strict=True):
+        assert scorer.token_ids(text) == ids, text
+
+
+def test_stands_beside_other_scores_and_reads_texts_untokenized(roberta: str) -> None:
+    given = (["The car turns"], [["the car TURNS"]])
+    both = score_text(
+        *given, metrics=["rouge_l", "bertscore"], tokenizer="lower", options=options(roberta, 2)
+    )
+    assert list(both.corpus) == ["ROUGE_L", *COLUMNS]
+    assert both.corpus["ROUGE_L"] == 1
+    alone = scores_of(roberta, 2, *given)
+    assert alone.max() < 0.99
+    assert [both.corpus[name] for name in COLUMNS] == pytest.approx(alone[0], abs=1e-6)
+
+
+def test_a_missing_model_is_told_before_anything_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("odvla_bench.metrics.text.scoring.tokenize", None)
+    with pytest.raises(InputError, match="hf download roberta-large"):
+        score_text(["a"], [["a"]], metrics=["meteor", "bertscore"])
+
+
+def test_a_tokenizer_without_special_tokens(models: dict[str, str]) -> None:
+    """bert-score fails on the empty text and takes "The", two tokens here, for another."""
+    assert len(load_scorer(models["GPT2"], 2).token_ids("The")) == 2
+    scores = scores_of(models["GPT2"], 2, ["", "", "The"], [[" "], ["no"], ["The"]])
+    np.testing.assert_allclose(scores, [[0, 0, 0], [0, 0, 0], [1, 1, 1]], atol=1e-6)
+
+
+@pytest.mark.slow
 def test_equals_bert_score_pair_by_pair(minilm: str) -> None:
     predictions, references = corpus(seed=3, size=40)
     samples = [
@@ -96,6 +133,7 @@ def test_equals_bert_score_pair_by_pair(minilm: str) -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_pair_does_not_depend_on_its_batch(minilm: str) -> None:
     alone = scores_of(minilm, 6, ["motorcycle"], [["no"]])
     predictions, references = corpus(seed=4, size=60)

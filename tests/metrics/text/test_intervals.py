@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from odvla_bench.errors import InputError
+from odvla_bench.metrics.bootstrap import bootstrap_interval
 from odvla_bench.metrics.text import bootstrap_intervals, score_text
 from odvla_bench.metrics.text.intervals import mean_statistic
 
@@ -48,14 +50,22 @@ def test_intervals_repeat_with_their_seed_and_hold_the_score() -> None:
         assert first[name].low < scores.corpus[name] < first[name].high
 
 
-def test_draws_in_blocks_give_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_are_those_of_the_planning_scores() -> None:
+    values = np.random.default_rng(0).normal(size=(60, 1))
+    scenes = np.arange(60) // 4
+    statistic = mean_statistic(["x"], values)
+    expected = bootstrap_interval(statistic.values, scenes, statistic.finish, seed=5)
+    found = bootstrap_intervals([statistic], scenes.tolist(), seed=5)["x"]
+    assert found == pytest.approx((expected.low.item(), expected.high.item()))
+
+
+def test_without_scenes_samples_are_drawn() -> None:
     statistic = mean_statistic(["x"], np.arange(10.0)[:, None])
-    monkeypatch.setattr("odvla_bench.metrics.text.intervals._WEIGHTS_AT_ONCE", 70)
     low, high = bootstrap_intervals([statistic], resamples=100)["x"]
     assert 1.5 < low < 4.5 < high < 7.5
 
 
 def test_cluster_labels_must_fit() -> None:
     statistic = mean_statistic(["x"], np.ones((3, 1)))
-    with pytest.raises(ValueError, match="2 cluster labels for 3 samples"):
+    with pytest.raises(InputError, match="2 cluster labels for 3 samples"):
         bootstrap_intervals([statistic], ["a", "b"])

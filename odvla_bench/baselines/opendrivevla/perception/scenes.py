@@ -18,11 +18,11 @@ from odvla_bench.baselines.opendrivevla.build_tokens import (
 )
 from odvla_bench.baselines.opendrivevla.perception.config import CAMERAS
 from odvla_bench.baselines.opendrivevla.perception.inputs import Keyframe, Scene
-from odvla_bench.datasets.nuscenes.cache import default_cache_dir
 from odvla_bench.datasets.nuscenes.can_bus import Messages, load_can_bus
 from odvla_bench.datasets.nuscenes.tables import NuScenesTables, load_tables, numpy_columns
 from odvla_bench.datasets.reader import Build, open_build
 from odvla_bench.errors import InputError
+from odvla_bench.provenance import default_cache_dir
 
 _CAN_FIELDS = (
     *(f"pos_{i}" for i in range(3)),
