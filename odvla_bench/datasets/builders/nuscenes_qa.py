@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
     BadRecordError,
-    TextRow,
-    convert,
-    fields_of,
+    Sieve,
     file_units,
-    sample_of,
-    text_of,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.prompts import QUESTION_SENTINELS
-from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import INSTRUCT
 
 TEMPLATE_TYPES = ("exist", "count", "object", "status", "comparison")
@@ -52,12 +48,6 @@ def _file(part: str, size: str, records: int, n_bytes: int | None = None) -> Req
     )
 
 
-class _Question(NamedTuple):
-    row: TextRow
-    template_type: str
-    num_hop: int
-
-
 class NuScenesQABuilder:
     """One row a question; its identity is its file and its position there."""
 
@@ -75,11 +65,9 @@ class NuScenesQABuilder:
         tables, drops = [], []
         asked: set[tuple[int, str]] = set()
         for chunk in file.read():
-            found, bad = convert(
-                chunk, lambda r: _question(context, unit.part, r, asked), INSTRUCT, unit.part
-            )
-            tables.append(_table(context, found))
-            drops += bad
+            sieve = Sieve(chunk)
+            tables.append(_table(context, unit.part, sieve, asked))
+            drops += sieve.drops(INSTRUCT, unit.part)
         table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
@@ -87,22 +75,54 @@ class NuScenesQABuilder:
 BUILDER = NuScenesQABuilder()
 
 
-def _table(context: Context, found: list[_Question]) -> pa.Table:
-    extra: dict[str, Any] = {
-        "template_type": [q.template_type for q in found],
-        "num_hop": [q.num_hop for q in found],
+def _table(context: Context, part: str, sieve: Sieve, asked: set[tuple[int, str]]) -> pa.Table:
+    """The rows of a chunk; `asked` holds keyframe and question of the rows before."""
+    samples = sieve.samples(sieve.texts("sample_token"), context.keyframes, part)
+    questions, answers = sieve.texts("question"), sieve.texts("answer")
+    templates, hops = sieve.values("template_type"), sieve.values("num_hop")
+    if not _all_known(part, sieve.values("split", part), templates, hops, answers):
+        split = context.keyframes.split
+        sieve.decide(
+            hops,
+            range(len(hops)),
+            lambda i: _hop(part, sieve.fields[i], answers[i], split[samples[i]]),
+            0,
+        )
+    rows = sieve.kept(
+        sample_id=samples,
+        question=questions,
+        answer=answers,
+        template_type=templates,
+        num_hop=hops,
+    )
+    made = {
+        "row_id": [f"{part}:{row}" for row in rows["source_row"]],
+        "task": "qa",
+        "sentinels": QUESTION_SENTINELS,
+        "source_key": part,
+        "flags": _repeated(zip(rows["sample_id"], rows["question"], strict=True), asked),
     }
-    rows = [q.row for q in found]
-    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, rows, extra)
+    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
 
-def _question(
-    context: Context, part: str, record: RawRecord, asked: set[tuple[int, str]]
-) -> _Question:
-    fields = fields_of(record)
-    sample = sample_of(text_of(fields, "sample_token"), context.keyframes, part)
-    split = context.keyframes.split[sample]
-    question, answer = text_of(fields, "question"), text_of(fields, "answer")
+def _all_known(
+    part: str, splits: list[Any], templates: list[Any], hops: list[Any], answers: list[str]
+) -> bool:
+    """Whether all fields have known values; if not, `_hop` says of which record."""
+    try:
+        known = set(splits) == {part} and set(templates) <= set(TEMPLATE_TYPES)
+        known = known and set(map(type, hops)) == {int} and set(hops) <= set(HOPS)
+    except TypeError:  # one is a list or an object
+        return False
+    return known and ANSWERS.issuperset(answers)
+
+
+def _hop(part: str, fields: Mapping[str, Any], answer: str, split: str) -> int:
+    """The hops of a record whose other fields have known values too.
+
+    Raises:
+        BadRecordError: one of them has not.
+    """
     template, hop = fields.get("template_type"), fields.get("num_hop")
     if fields.get("split", part) != part:
         detail = f"key 'split' is {fields['split']!r:.40}, but the file is of {part}"
@@ -116,19 +136,15 @@ def _question(
     if answer not in ANSWERS:
         detail = f"answer {answer!r:.40} is none of the {len(ANSWERS)}"
         raise BadRecordError("not_in_vocabulary", detail, split)
-    flags = ("question_repeated_in_frame",) if (sample, question) in asked else ()
-    asked.add((sample, question))
-    row = TextRow(
-        f"{part}:{record.row}",
-        sample,
-        "qa",
-        QUESTION_SENTINELS,
-        question,
-        answer,
-        answer,
-        part,
-        record.row,
-        record.raw,
-        flags=flags,
-    )
-    return _Question(row, str(template), int(hop))
+    return int(hop)
+
+
+def _repeated(
+    questions: Iterable[tuple[int, str]], asked: set[tuple[int, str]]
+) -> list[tuple[str, ...]]:
+    """Flags of questions that are among those asked before; then they all are."""
+    flags: list[tuple[str, ...]] = []
+    for question in questions:
+        flags.append(("question_repeated_in_frame",) if question in asked else ())
+        asked.add(question)
+    return flags
