@@ -33,6 +33,14 @@ _CHUNK_BYTES = 1 << 25
 _BLANK = " \t\r\n"
 
 
+Pick = Callable[[Any], Any]
+"""Takes of a parsed record what is needed, so that the rest can go at once."""
+
+
+def _all(value: Any) -> Any:
+    return value
+
+
 class RawRecord(NamedTuple):
     """One record as it stands in the file, and parsed."""
 
@@ -43,7 +51,7 @@ class RawRecord(NamedTuple):
     raw: str
     """Its JSON text."""
     value: Any
-    """The parsed record; None where it could not be parsed."""
+    """What was picked of the parsed record; None where it could not be parsed."""
     problem: str = ""
     """Why it could not be parsed; else empty."""
 
@@ -95,8 +103,16 @@ class RecordFile:
     def __len__(self) -> int:
         return len(self.cuts) - 1
 
-    def read(self, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
-        """Records `first` to `last` (exclusive; all by default), a few thousand at a time."""
+    def read(
+        self, first: int = 0, last: int | None = None, *, pick: Pick | None = None
+    ) -> Iterator[Chunk]:
+        """Records `first` to `last` (exclusive; all by default), a few thousand at a time.
+
+        Args:
+            first: position in the file.
+            last: position in the file.
+            pick: what is kept of a parsed record; by default all.
+        """
         stop = len(self) if last is None else last
         with self.path.open("rb") as f:
             while first < stop:
@@ -104,20 +120,21 @@ class RecordFile:
                 cuts = self.cuts[first : end + 1]
                 f.seek(int(cuts[0]) + 1)
                 block = f.read(int(cuts[-1] - cuts[0]) - 1)
-                yield self._parse(first, block, cuts)
+                yield self._parse(first, block, cuts, pick or _all)
                 first = end
 
-    def _parse(self, first: int, block: bytes, cuts: Offsets) -> Chunk:
+    def _parse(self, first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
         """The records of a block that `cuts` surround and divide."""
         if np.diff(cuts).max() <= MAX_RECORD_BYTES:
             try:
-                return _parsed_at_once(first, block, keyed=self.keyed, count=len(cuts) - 1)
+                return _parsed_at_once(first, block, pick, keyed=self.keyed, count=len(cuts) - 1)
             except (ValueError, IndexError, StopIteration, RecursionError):
                 pass  # whichever record it is, it is found below
         chunk = Chunk(first)
         ends = (cuts - cuts[0]).tolist()
         for a, b in zip(ends[:-1], ends[1:], strict=True):
-            chunk.add(self._record(first + len(chunk), block[a : b - 1]))
+            record = self._record(first + len(chunk), block[a : b - 1])
+            chunk.add(record if record.problem else record._replace(value=pick(record.value)))
         return chunk
 
     def _chunk(self, first: int, stop: int) -> int:
@@ -155,7 +172,7 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
 """The value at a place of a text, and where it ends."""
 
 
-def _parsed_at_once(first: int, block: bytes, *, keyed: bool, count: int) -> Chunk:
+def _parsed_at_once(first: int, block: bytes, pick: Pick, *, keyed: bool, count: int) -> Chunk:
     """All records of a block, the values of which are divided by commas.
 
     Raises:
@@ -178,7 +195,7 @@ def _parsed_at_once(first: int, block: bytes, *, keyed: bool, count: int) -> Chu
         value, end = scan(text, at)
         keys.append(key)
         raws.append(text[at:end])
-        values.append(value)
+        values.append(pick(value))
         at = _skip_blank(text, end)
         if text[at] != "," and at < len(text) - 1:
             raise ValueError("more after the value")

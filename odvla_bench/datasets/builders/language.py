@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +23,20 @@ _ABSENT: Mapping[str, object] = {"instance_id": -1, "num_hop": -1}
 """What a column holds where there is nothing, if not an empty text or 0."""
 
 _TEXT = pa.field("", pa.string())
+_FLAGS = pa.list_(pa.string())
 
 T = TypeVar("T")
+
+
+class _Absent:
+    """The type of `ABSENT`."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT = _Absent()
+"""Stands for a field that a record does not have."""
 
 TextColumns = Mapping[str, Any]
 """Columns of a text table by name, each a list, an Arrow array, or one value for all rows. Beside
@@ -40,6 +53,24 @@ class BadRecordError(Exception):
         self.reason, self.detail, self.split = reason, detail, split
 
 
+class Fields:
+    """Picks fields of records; what is absent is `ABSENT`, and of no object its type's name."""
+
+    def __init__(self, *names: str) -> None:
+        """Name two fields at least."""
+        self.names = names
+        self._get = itemgetter(*names)
+
+    def __call__(self, value: Any) -> tuple[Any, ...] | str:
+        """The fields of one record."""
+        try:
+            return self._get(value)
+        except KeyError:
+            return tuple([value.get(name, ABSENT) for name in self.names])
+        except (TypeError, IndexError):
+            return type(value).__name__
+
+
 class Sieve:
     """Records of a chunk, taken apart column by column; bad ones fall out on the way.
 
@@ -48,58 +79,67 @@ class Sieve:
     stays in the columns, as a blank, until `kept`.
     """
 
-    def __init__(self, chunk: Chunk, superseded: Offsets | None = None) -> None:
-        """Take the records as mappings; those that are none fall out.
+    def __init__(self, chunk: Chunk, fields: Fields, superseded: Offsets | None = None) -> None:
+        """Take the records apart; those that are no objects fall out.
 
         Args:
-            chunk: the records.
+            chunk: the records, read with `pick=fields`.
+            fields: their names.
             superseded: ascending positions of those in the file whose key comes again later.
         """
         self.chunk = chunk
         self.fallen: dict[int, BadRecordError] = {}
-        self.fields: list[dict[str, Any]] = list(chunk.values)
+        rows: list[Any] = list(chunk.values)
+        blank = (ABSENT,) * len(fields.names)
         if superseded is not None:
-            last = chunk.first + len(chunk)
-            first, last = np.searchsorted(superseded, (chunk.first, last))
-            again = (superseded[first:last] - chunk.first).tolist()
-            self.decide(self.fields, again, lambda i: _superseded(chunk.keys[i]), {})
-        odd = [i for i, v in enumerate(chunk.values) if type(v) is not dict]
-        self.decide(self.fields, odd, self._mapping, {})
+            ends = np.searchsorted(superseded, (chunk.first, chunk.first + len(chunk)))
+            again = superseded[slice(*ends)] - chunk.first
+            self.decide(rows, again.tolist(), self._superseded, blank)
+        odd = [i for i, row in enumerate(rows) if type(row) is not tuple]
+        self.decide(rows, odd, self._no_object, blank)
+        self.columns = dict(zip(fields.names, map(list, zip(*rows, strict=True)), strict=True))
 
     def decide(
         self, column: list[T], rows: Iterable[int], one: Callable[[int], T], blank: T
     ) -> None:
         """Ask `one` for the values of some rows of a column."""
         for i in rows:
-            column[i] = blank
             if i in self.fallen:
+                column[i] = blank
                 continue
             try:
                 column[i] = one(i)
             except BadRecordError as error:
-                self.fallen[i] = error
+                column[i], self.fallen[i] = blank, error
 
     def refuse(self, i: int, why: BadRecordError) -> None:
         """Let a record fall out, if it has not yet."""
         self.fallen.setdefault(i, why)
 
-    def values(self, name: str, default: object = None) -> list[Any]:
-        """A field of all records as it stands."""
-        return [fields.get(name, default) for fields in self.fields]
+    def record(self, i: int) -> dict[str, Any]:
+        """The fields of one record that are there."""
+        fields = ((name, column[i]) for name, column in self.columns.items())
+        return {name: value for name, value in fields if value is not ABSENT}
 
-    def texts(
-        self, name: str, *, optional: bool = False, of: Sequence[Mapping[str, Any]] | None = None
-    ) -> list[str]:
-        """A text field of all records, see `text_of`; of the mappings `of`, if they are given."""
-        fields = self.fields if of is None else of
-        found = [
-            v.strip() if type(v) is str and len(v) <= MAX_TEXT_CHARS else ""
-            for v in [f.get(name) for f in fields]
-        ]
+    def texts(self, name: str, *, optional: bool = False) -> list[str]:
+        """A text field of all records, see `text_of`."""
+        return self.stripped(self.columns[name], name, optional=optional)
+
+    def stripped(self, values: Sequence[Any], name: str, *, optional: bool = False) -> list[str]:
+        """The same of values of the field that were found elsewhere."""
+        found = [v.strip() if type(v) is str and len(v) <= MAX_TEXT_CHARS else "" for v in values]
         if "" in found:
-            doubtful = [i for i, text in enumerate(found) if not text]
-            self.decide(found, doubtful, lambda i: text_of(fields[i], name, optional=optional), "")
+            fine = (str, type(None), _Absent) if optional else ()
+            doubtful = [
+                i
+                for i, text in enumerate(found)
+                if not text and (type(v := values[i]) not in fine or v)
+            ]
+            self.decide(found, doubtful, lambda i: self._text(values[i], name, optional), "")
         return found
+
+    def _text(self, value: object, name: str, optional: bool) -> str:  # noqa: FBT001
+        return text_of({} if value is ABSENT else {name: value}, name, optional=optional)
 
     def samples(self, tokens: Sequence[str], keyframes: Keyframes, part: str = "") -> list[int]:
         """The keyframes of tokens, see `sample_of`; 0 for what fell out."""
@@ -135,16 +175,13 @@ class Sieve:
             drops.append(Drop(table.name, name, error.reason, detail, error.split))
         return drops
 
-    def _mapping(self, i: int) -> dict[str, Any]:
-        """For a record that is none."""
+    def _no_object(self, i: int) -> tuple[Any, ...]:
         if problem := self.chunk.problems.get(i):
             raise BadRecordError("damaged", problem)
-        kind = type(self.chunk.values[i]).__name__
-        raise BadRecordError("malformed", f"is a JSON {kind}, not an object")
+        raise BadRecordError("malformed", f"is a JSON {self.chunk.values[i]}, not an object")
 
-
-def _superseded(key: str) -> dict[str, Any]:
-    raise BadRecordError("superseded", f"key {key:.40} comes again later")
+    def _superseded(self, i: int) -> tuple[Any, ...]:
+        raise BadRecordError("superseded", f"key {self.chunk.keys[i]:.40} comes again later")
 
 
 def text_table(
@@ -170,17 +207,24 @@ def text_table(
     said = _column(rows["said"], _TEXT, n) if "said" in rows else text["answer"]
     columns: dict[str, Any] = {
         **rows,
-        "row_id": [f"{source}:{row_id}" for row_id in rows["row_id"]],
+        "row_id": pc.binary_join_element_wise(
+            pa.scalar(source), _column(rows["row_id"], _TEXT, n), ":"
+        ),
         **_keyframe_columns(keyframes, rows["sample_id"]),
         "source": source,
         "license": license,
         "messages": _messages(text["sentinels"], text["question"], said),
         "answer": text["answer"],
         "references": _lists(np.ones(n, np.int32), text["answer"]),
-        "flags": _flags(rows.get("flags", ()), n),
+        "flags": flag_lists(rows.get("flags", [()] * n)),
     }
     arrays = [_column(columns.get(f.name), f, n) for f in table.schema]
     return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def row_ids(part: str, rows: Sequence[int]) -> pa.Array:
+    """What tells the records of a list apart: the file's key, and their positions."""
+    return pc.binary_join_element_wise(part, pa.array(rows, pa.int64()).cast(pa.string()), ":")
 
 
 def _keyframe_columns(keyframes: Keyframes, samples: Sequence[int]) -> dict[str, pa.ChunkedArray]:
@@ -211,12 +255,11 @@ def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.Arr
     return _lists(np.full(n, 2, np.int32), turns)
 
 
-def _flags(flags: Sequence[tuple[str, ...]], n: int) -> pa.Array:
-    """Lists of texts, few of which differ; empty ones for no flags at all."""
-    kinds = list(dict.fromkeys(flags)) or [()]
-    number = {kind: i for i, kind in enumerate(kinds)}
-    codes = np.fromiter(map(number.__getitem__, flags), np.int32, n) if flags else np.zeros(n, int)
-    return pa.array(map(list, kinds), pa.list_(pa.string())).take(pa.array(codes))
+def flag_lists(flags: Sequence[tuple[str, ...]]) -> pa.Array:
+    """A column of lists of texts, few of which differ."""
+    number = {kind: i for i, kind in enumerate(dict.fromkeys(flags))}
+    codes = np.fromiter(map(number.__getitem__, flags), np.int32, len(flags))
+    return pa.array(map(list, number), _FLAGS).take(pa.array(codes))
 
 
 def _lists(lengths: npt.NDArray[np.int32], values: pa.Array) -> pa.ListArray:

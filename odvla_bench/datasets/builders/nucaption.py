@@ -9,8 +9,10 @@ import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
+    Fields,
     Sieve,
     file_units,
+    row_ids,
     sentence,
     text_table,
 )
@@ -79,8 +81,9 @@ class NuCaptionBuilder:
         file = context.records(self.name, unit.part)
         tables, drops = [], []
         scenes: dict[int, Views] = {}
-        for chunk in file.read():
-            sieve = Sieve(chunk)
+        fields = Fields("sample_token", "question", context.request.settings.nucaption_answer)
+        for chunk in file.read(pick=fields):
+            sieve = Sieve(chunk, fields)
             tables.append(_table(context, unit.part, sieve, scenes))
             drops += sieve.drops(INSTRUCT, unit.part)
         alignment, unseen = _scene_table(context, unit.part, scenes)
@@ -109,7 +112,7 @@ def _table(context: Context, part: str, sieve: Sieve, scenes: dict[int, Views]) 
         _gather(scenes.setdefault(sample, {}), view, template, answer)
     views = [view for view, _ in asked]
     made = {
-        "row_id": [f"{part}:{row}" for row in rows["source_row"]],
+        "row_id": row_ids(part, rows["source_row"]),
         "task": ["view_caption" if view else "qa" for view in views],
         "sentinels": QUESTION_SENTINELS,
         "source_key": part,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
     BadRecordError,
+    Fields,
     Sieve,
     file_units,
+    flag_lists,
+    row_ids,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
@@ -33,6 +38,7 @@ ANSWERS = frozenset(
 """The 30 answers of the set's `answer_dict.json`."""
 
 _LICENSE = "MIT (stated for the code)"
+_FIELDS = Fields("sample_token", "question", "answer", "split", "template_type", "num_hop")
 
 
 def _file(part: str, size: str, records: int, n_bytes: int | None = None) -> Requirement:
@@ -63,29 +69,28 @@ class NuScenesQABuilder:
         """The questions of one file."""
         file = context.records(self.name, unit.part, key="questions")
         tables, drops = [], []
-        asked: set[tuple[int, str]] = set()
-        for chunk in file.read():
-            sieve = Sieve(chunk)
-            tables.append(_table(context, unit.part, sieve, asked))
+        for chunk in file.read(pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS)
+            tables.append(_table(context, unit.part, sieve))
             drops += sieve.drops(INSTRUCT, unit.part)
-        table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
+        table = _with_flags(pa.concat_tables([INSTRUCT.schema.empty_table(), *tables]))
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
 
 BUILDER = NuScenesQABuilder()
 
 
-def _table(context: Context, part: str, sieve: Sieve, asked: set[tuple[int, str]]) -> pa.Table:
-    """The rows of a chunk; `asked` holds keyframe and question of the rows before."""
+def _table(context: Context, part: str, sieve: Sieve) -> pa.Table:
+    """The rows of a chunk."""
     samples = sieve.samples(sieve.texts("sample_token"), context.keyframes, part)
     questions, answers = sieve.texts("question"), sieve.texts("answer")
-    templates, hops = sieve.values("template_type"), sieve.values("num_hop")
-    if not _all_known(part, sieve.values("split", part), templates, hops, answers):
+    templates, hops = sieve.columns["template_type"], sieve.columns["num_hop"]
+    if not _all_known(part, sieve.columns["split"], templates, hops, answers):
         split = context.keyframes.split
         sieve.decide(
             hops,
             range(len(hops)),
-            lambda i: _hop(part, sieve.fields[i], answers[i], split[samples[i]]),
+            lambda i: _hop(part, sieve.record(i), answers[i], split[samples[i]]),
             0,
         )
     rows = sieve.kept(
@@ -96,11 +101,10 @@ def _table(context: Context, part: str, sieve: Sieve, asked: set[tuple[int, str]
         num_hop=hops,
     )
     made = {
-        "row_id": [f"{part}:{row}" for row in rows["source_row"]],
+        "row_id": row_ids(part, rows["source_row"]),
         "task": "qa",
         "sentinels": QUESTION_SENTINELS,
         "source_key": part,
-        "flags": _repeated(zip(rows["sample_id"], rows["question"], strict=True), asked),
     }
     return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
@@ -139,12 +143,16 @@ def _hop(part: str, fields: Mapping[str, Any], answer: str, split: str) -> int:
     return int(hop)
 
 
-def _repeated(
-    questions: Iterable[tuple[int, str]], asked: set[tuple[int, str]]
-) -> list[tuple[str, ...]]:
-    """Flags of questions that are among those asked before; then they all are."""
-    flags: list[tuple[str, ...]] = []
-    for question in questions:
-        flags.append(("question_repeated_in_frame",) if question in asked else ())
-        asked.add(question)
-    return flags
+def _with_flags(table: pa.Table) -> pa.Table:
+    """Flags for the questions that a row before asks of the same keyframe."""
+    # Numbers of the questions in the order in which they come first.
+    turns = table["messages"].combine_chunks().flatten().field("content")
+    question = pc.index_in(turns, pc.unique(turns)).to_numpy()[::2].astype(np.int64)
+    pair = question << 32 | table["sample_id"].to_numpy()
+    _, first = np.unique(pair, return_index=True)
+    again = np.ones(table.num_rows, bool)
+    again[first] = False
+    flags = flag_lists([("question_repeated_in_frame",) if a else () for a in again.tolist()])
+    return table.set_column(
+        table.schema.get_field_index("flags"), table.schema.field("flags"), flags
+    )

@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
+    Fields,
     Sieve,
     clause,
     file_units,
@@ -28,6 +29,9 @@ def _file(part: str, records: int) -> Requirement:
     )
 
 
+_FIELDS = Fields("narration", "reasoning")
+
+
 class NuXBuilder:
     """One row a keyframe, keyed by its token."""
 
@@ -43,8 +47,8 @@ class NuXBuilder:
         """The explanations of one file; of a key that comes twice, the last one."""
         file = context.records(self.name, unit.part)
         tables, drops = [], []
-        for chunk in file.read():
-            sieve = Sieve(chunk, file.superseded)
+        for chunk in file.read(pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS, file.superseded)
             tables.append(_table(context, unit.part, sieve))
             drops += sieve.drops(INSTRUCT, unit.part)
         table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])

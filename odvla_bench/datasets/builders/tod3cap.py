@@ -20,7 +20,9 @@ import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
+    ABSENT,
     BadRecordError,
+    Fields,
     Sieve,
     clause,
     sentence,
@@ -56,6 +58,10 @@ _FLAGS = {
 """What may be absent, and the flag that says so."""
 _COLUMNS = ["token", "sample_id", "instance_id", "x_m", "y_m", "z_m"]
 """What is needed of an annotation."""
+_FIELDS = Fields(
+    *("sample_token", "instance_token", "cam_file", "final_caption"),
+    *(f"{aspect}_caption" for aspect in (*_ASPECTS.values(), "localization", "depth")),
+)
 
 
 class TOD3CapBuilder:
@@ -91,8 +97,8 @@ class TOD3CapBuilder:
         file, boxes = context.records(self.name, _PART), _Boxes.of(context)
         first, last = unit.payload
         tables, drops = [], []
-        for chunk in file.read(first, last):
-            sieve = Sieve(chunk, file.superseded)
+        for chunk in file.read(first, last, pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS, file.superseded)
             tables.append(_table(context, sieve, boxes))
             drops += sieve.drops(ALIGNMENT)
         table = pa.concat_tables([ALIGNMENT.schema.empty_table(), *tables])
@@ -132,7 +138,7 @@ def _table(context: Context, sieve: Sieve, boxes: _Boxes) -> pa.Table:
         **{name: _parts(sieve, aspect) for name, aspect in _ASPECTS.items()},
         final=list(map(_something, sieve.texts("final_caption", optional=True))),
         view=list(map(_view, sieve.texts("cam_file", optional=True))),
-        offset_m=list(map(_offset_m, sieve.values("localization_caption"))),
+        offset_m=list(map(_offset_m, sieve.columns["localization_caption"])),
         **_where(context, sieve),
     )
     found = context.nuscenes.annotations.select(_COLUMNS).take(pa.array(rows["box"], pa.int64()))
@@ -171,9 +177,11 @@ def _box_rows(context: Context, sieve: Sieve, boxes: _Boxes) -> list[int]:
     samples = sieve.samples(tokens, keyframes)
     instances = [boxes.instance_tokens[i] for i in boxes.instance_id[rows].tolist()]
     for name, expected in (("sample_token", tokens), ("instance_token", instances)):
-        said = zip(sieve.fields, expected, strict=True)
-        for i in [i for i, (fields, token) in enumerate(said) if fields.get(name, token) != token]:
-            detail = f"key {name!r} is {sieve.fields[i][name]!r:.40}, but the box has {expected[i]}"
+        said = sieve.columns[name]
+        for i, token in enumerate(expected):
+            if said[i] == token or said[i] is ABSENT:
+                continue
+            detail = f"key {name!r} is {said[i]!r:.40}, but the box has {token}"
             error = BadRecordError("token_mismatch", detail, keyframes.split[samples[i]])
             sieve.refuse(i, error)
     for i in np.flatnonzero(~boxes.passes[rows]).tolist():
@@ -190,11 +198,9 @@ def _unknown(key: str) -> int:
 def _parts(sieve: Sieve, aspect: str) -> list[str]:
     """A part of the captions, cleaned; it stands in an object of its own or by itself."""
     name = f"{aspect}_caption"
-    of = [
-        value if type(value) is dict else fields
-        for value, fields in zip(sieve.values(name), sieve.fields, strict=True)
-    ]
-    return list(map(_something, sieve.texts(name, optional=True, of=of)))
+    own = sieve.columns[name]
+    values = [value.get(name, ABSENT) if type(value) is dict else value for value in own]
+    return list(map(_something, sieve.stripped(values, name, optional=True)))
 
 
 def _where(context: Context, sieve: Sieve) -> dict[str, list[str]]:
