@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.record_index import Offsets, find_records
@@ -29,6 +31,8 @@ MAX_RECORD_BYTES = 1 << 22
 """Longer records are not parsed; the known files' are below 10 kB."""
 
 _CHUNK_RECORDS = 8_192
+_BATCH_RECORDS = 512
+"""Parsed at a time: what is parsed has to stay in the processor's caches until it is picked."""
 _CHUNK_BYTES = 1 << 25
 _BLANK = " \t\r\n"
 
@@ -56,34 +60,37 @@ class RawRecord(NamedTuple):
     """Why it could not be parsed; else empty."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Records that follow each other in a file, column by column; see `RawRecord`."""
 
     first: int
     """Position of the first one in the file."""
-    keys: list[str] = field(default_factory=list)
-    raws: list[str] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-    problems: dict[int, str] = field(default_factory=dict)
+    keys: Sequence[str]
+    raws: pa.StringArray
+    values: Sequence[Any]
+    problems: Mapping[int, str] = field(default_factory=dict)
     """Position in the chunk → why that record could not be parsed."""
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def add(self, record: RawRecord) -> None:
-        """Append one record."""
-        if record.problem:
-            self.problems[len(self)] = record.problem
-        self.keys.append(record.key)
-        self.raws.append(record.raw)
-        self.values.append(record.value)
-
     def records(self) -> Iterator[RawRecord]:
         """The records one by one."""
-        columns = zip(self.keys, self.raws, self.values, strict=True)
+        columns = zip(self.keys, self.raws.to_pylist(), self.values, strict=True)
         for i, (key, raw, value) in enumerate(columns):
             yield RawRecord(self.first + i, key, raw, value, self.problems.get(i, ""))
+
+    @classmethod
+    def of(cls, records: Sequence[RawRecord]) -> Chunk:
+        """The chunk of some records."""
+        return cls(
+            records[0].row,
+            [r.key for r in records],
+            pa.array([r.raw for r in records], pa.string()),
+            [r.value for r in records],
+            {i: r.problem for i, r in enumerate(records) if r.problem},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,17 +132,16 @@ class RecordFile:
 
     def _parse(self, first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
         """The records of a block that `cuts` surround and divide."""
+        parse = _parsed_object if self.keyed else _parsed_list
         if np.diff(cuts).max() <= MAX_RECORD_BYTES:
             try:
-                return _parsed_at_once(first, block, pick, keyed=self.keyed, count=len(cuts) - 1)
+                return parse(first, block, cuts - cuts[0] - 1, pick)
             except (ValueError, IndexError, StopIteration, RecursionError):
                 pass  # whichever record it is, it is found below
-        chunk = Chunk(first)
         ends = (cuts - cuts[0]).tolist()
-        for a, b in zip(ends[:-1], ends[1:], strict=True):
-            record = self._record(first + len(chunk), block[a : b - 1])
-            chunk.add(record if record.problem else record._replace(value=pick(record.value)))
-        return chunk
+        pieces = (block[a : b - 1] for a, b in zip(ends[:-1], ends[1:], strict=True))
+        records = [self._record(first + i, piece) for i, piece in enumerate(pieces)]
+        return Chunk.of([r if r.problem else r._replace(value=pick(r.value)) for r in records])
 
     def _chunk(self, first: int, stop: int) -> int:
         """Where a chunk ends that starts with record `first`; it holds one record at least."""
@@ -152,7 +158,7 @@ class RecordFile:
             text = piece.decode("utf-8").strip(_BLANK)
             key, raw = _split_key(text) if self.keyed else ("", text)
             value = _parsed(raw)
-            if _may_hold_half_a_character(text):
+            if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
                 json.dumps([key, value], ensure_ascii=False).encode("utf-8")
         except UnicodeDecodeError as error:
             return RawRecord(row, _shown(piece), "", None, f"not UTF-8 ({error.reason})")
@@ -172,36 +178,60 @@ _SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
 """The value at a place of a text, and where it ends."""
 
 
-def _parsed_at_once(first: int, block: bytes, pick: Pick, *, keyed: bool, count: int) -> Chunk:
-    """All records of a block, the values of which are divided by commas.
+def _parsed_list(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
+    """All records of a block of a list.
+
+    Args:
+        first: position of the first one.
+        block: the records and the commas between them.
+        cuts: (n + 1,) places of the commas around the records, from -1 to the block's end.
+        pick: what is kept of a record.
+
+    Raises:
+        ValueError, RecursionError: one of them is damaged.
+    """
+    _refuse_half_characters(block)
+    values: list[Any] = []
+    for cut in range(0, len(cuts) - 1, _BATCH_RECORDS):
+        part = cuts[cut : cut + _BATCH_RECORDS + 1]
+        parsed = _DECODER.decode(f"[{str(block[part[0] + 1 : part[-1]], 'utf-8')}]")
+        if len(parsed) != len(part) - 1:
+            raise ValueError("brackets that do not match")
+        values += map(pick, parsed)
+    # From comma to comma; no value begins or ends with one, or with a blank.
+    ends = pa.py_buffer(np.maximum(cuts, 0).astype(np.int32))
+    pieces = pa.StringArray.from_buffers(len(values), ends, pa.py_buffer(block))
+    return Chunk(first, [""] * len(values), pc.ascii_trim(pieces, f",{_BLANK}"), values)
+
+
+def _parsed_object(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
+    """All records of a block of an object, see `_parsed_list`.
 
     Raises:
         ValueError, IndexError, StopIteration, RecursionError: one of them is damaged.
     """
-    text = block.decode("utf-8") + "]"  # a bracket, so that there always is a next character
-    if _may_hold_half_a_character(text):
-        raise ValueError("perhaps not Unicode")
-    chunk, scan = Chunk(first), _SCAN
-    keys, raws, values = chunk.keys, chunk.raws, chunk.values
-    at, key = -1, ""
+    _refuse_half_characters(block)
+    text = block.decode("utf-8") + "}"  # a bracket, so that there always is a next character
+    keys: list[str] = []
+    raws: list[str] = []
+    values: list[Any] = []
+    at = -1
     while at < len(text) - 1:
+        key, at = _SCAN(text, _skip_blank(text, at + 1))
+        at = _skip_blank(text, at)
+        if text[at] != ":" or type(key) is not str:
+            raise ValueError("no key")
         at = _skip_blank(text, at + 1)
-        if keyed:
-            key, at = scan(text, at)
-            at = _skip_blank(text, at)
-            if text[at] != ":" or type(key) is not str:
-                raise ValueError("no key")
-            at = _skip_blank(text, at + 1)
-        value, end = scan(text, at)
+        value, end = _SCAN(text, at)
         keys.append(key)
         raws.append(text[at:end])
         values.append(pick(value))
         at = _skip_blank(text, end)
         if text[at] != "," and at < len(text) - 1:
             raise ValueError("more after the value")
-    if len(values) != count:
+    if len(values) != len(cuts) - 1:
         raise ValueError("brackets that do not match")
-    return chunk
+    return Chunk(first, keys, pa.array(raws, pa.string()), values)
 
 
 def _skip_blank(text: str, at: int) -> int:
@@ -210,9 +240,16 @@ def _skip_blank(text: str, at: int) -> int:
     return at
 
 
-def _may_hold_half_a_character(text: str) -> bool:
-    """Whether it spells surrogates as escapes: half of a character cannot be stored."""
-    return "\\ud" in text or "\\uD" in text
+def _refuse_half_characters(block: bytes) -> None:
+    """Leave surrogates spelt as escapes to the look at each record.
+
+    Half of a character cannot be stored.
+
+    Raises:
+        ValueError: there may be some.
+    """
+    if b"\\" in block and (b"\\ud" in block or b"\\uD" in block):
+        raise ValueError("perhaps not Unicode")
 
 
 def _parsed(text: str) -> Any:

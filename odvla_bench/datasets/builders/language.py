@@ -150,15 +150,16 @@ class Sieve:
         self.decide(samples, doubtful, lambda i: sample_of(tokens[i], keyframes, part), 0)
         return samples
 
-    def kept(self, **columns: Sequence[Any]) -> dict[str, list[Any]]:
+    def kept(self, **columns: Sequence[Any]) -> dict[str, Any]:
         """Columns without what fell out; beside the given ones, what says where a row is from."""
         chunk = self.chunk
         rows = range(chunk.first, chunk.first + len(chunk))
-        columns |= {"source_key": chunk.keys, "source_row": rows, "raw": chunk.raws}
+        columns |= {"source_key": chunk.keys, "source_row": rows}
         if not self.fallen:
-            return {name: list(column) for name, column in columns.items()}
+            return {**columns, "raw": chunk.raws}
         there = [i for i in range(len(chunk)) if i not in self.fallen]
-        return {name: [column[i] for i in there] for name, column in columns.items()}
+        kept: dict[str, Any] = {n: [column[i] for i in there] for n, column in columns.items()}
+        return {**kept, "raw": chunk.raws.take(pa.array(there, pa.int64()))}
 
     def drops(self, table: Table, part: str = "") -> list[Drop]:
         """The ledger's lines for what fell out.
@@ -326,10 +327,17 @@ def sample_of(token: str, keyframes: Keyframes, part: str = "") -> int:
 
 def sentence(text: str) -> str:
     """White space collapsed, a period at the end unless it ends as a sentence does."""
-    text = " ".join(text.split())
+    text = _collapsed(text)
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def clause(text: str) -> str:
     """White space collapsed, and no period at the end."""
-    return " ".join(text.split()).rstrip(". ")
+    return _collapsed(text).rstrip(". ")
+
+
+def _collapsed(text: str) -> str:
+    # Most texts are as they should be, and asking is faster than making them so.
+    if text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " ":
+        return text
+    return " ".join(text.split())
