@@ -24,6 +24,7 @@ _ABSENT: Mapping[str, object] = {"instance_id": -1, "num_hop": -1}
 
 _TEXT = pa.field("", pa.string())
 _FLAGS = pa.list_(pa.string())
+_INT = pa.int64()
 
 T = TypeVar("T")
 
@@ -153,13 +154,13 @@ class Sieve:
     def kept(self, **columns: Sequence[Any]) -> dict[str, Any]:
         """Columns without what fell out; beside the given ones, what says where a row is from."""
         chunk = self.chunk
-        rows = range(chunk.first, chunk.first + len(chunk))
-        columns |= {"source_key": chunk.keys, "source_row": rows}
+        rows = np.arange(chunk.first, chunk.first + len(chunk))
+        columns |= {"source_key": chunk.keys}
         if not self.fallen:
-            return {**columns, "raw": chunk.raws}
+            return {**columns, "source_row": rows, "raw": chunk.raws}
         there = [i for i in range(len(chunk)) if i not in self.fallen]
         kept: dict[str, Any] = {n: [column[i] for i in there] for n, column in columns.items()}
-        return {**kept, "raw": chunk.raws.take(pa.array(there, pa.int64()))}
+        return {**kept, "source_row": rows[there], "raw": chunk.raws.take(pa.array(there, _INT))}
 
     def drops(self, table: Table, part: str = "") -> list[Drop]:
         """The ledger's lines for what fell out.
@@ -223,9 +224,9 @@ def text_table(
     return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
-def row_ids(part: str, rows: Sequence[int]) -> pa.Array:
+def row_ids(part: str, rows: npt.NDArray[np.int64]) -> pa.Array:
     """What tells the records of a list apart: the file's key, and their positions."""
-    return pc.binary_join_element_wise(part, pa.array(rows, pa.int64()).cast(pa.string()), ":")
+    return pc.binary_join_element_wise(part, pa.array(rows).cast(pa.string()), ":")
 
 
 def _keyframe_columns(keyframes: Keyframes, samples: Sequence[int]) -> dict[str, pa.ChunkedArray]:
