@@ -8,6 +8,8 @@ import pytest
 from factories.builds import expanded, make_build, write_files
 from factories.small_tree import write_small_tree
 
+from odvla_bench.datasets.reader import Build
+
 GOLDENS = Path(__file__).parents[2] / "goldens/instructions"
 
 
@@ -33,6 +35,13 @@ def test_golden_build(tmp_path: Path, path: Path) -> None:
     for table, account in accounts.items():
         assert account["read"] == account["kept"] + sum(account["dropped"].values())
         assert account["kept"] == build.table(table).num_rows
+    made = {f["path"]: f["fingerprint"] for f in files_of(build)}
+    assert made == golden.get("fingerprints", made)
+
+
+def files_of(build: Build) -> list[dict[str, Any]]:
+    tables = build.manifest["tables"].values()
+    return [file for splits in tables for split in splits.values() for file in split["files"]]
 
 
 def _rounded(value: Any) -> Any:
