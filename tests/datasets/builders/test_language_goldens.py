@@ -17,9 +17,8 @@ GOLDENS = Path(__file__).parents[2] / "goldens/instructions"
 def test_golden_build(tmp_path: Path, path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
     language = write_files(tmp_path / "language", golden["files"])
-    build = make_build(
-        write_small_tree(tmp_path / "tree"), tmp_path / "build", path.stem, language=language
-    )
+    tree = write_files(write_small_tree(tmp_path / "tree"), golden.get("nuscenes_files", {}))
+    build = make_build(tree, tmp_path / "build", path.stem, language=language)
     for table, rows in expanded(golden["rows"]).items():
         found = build.table(table).to_pylist()
         assert [r["row_id"] for r in found] == [r["row_id"] for r in rows]
