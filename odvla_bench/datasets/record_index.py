@@ -129,8 +129,8 @@ class _State:
     def advance(self, block: bytes) -> tuple[Offsets, Offsets]:
         """Commas between records, and the bracket that closes them all (empty if none), in a block.
 
-        Each kind of byte is found on its own and then looked at only where it matters: most commas
-        lie deep in records, most brackets outside of strings.
+        Quotes tell which brackets count, and brackets what lies between records; only there commas
+        are looked for.
         """
         text = self._without_escaped(block)
         quotes = np.flatnonzero(text == _QUOTE)
@@ -140,12 +140,12 @@ class _State:
         depths = self.depth + np.cumsum(np.where(folded[brackets] == _OPEN, 1, -1))
         end = brackets[np.flatnonzero(depths == 0)[:1]]
         stop = int(end[0]) if len(end) else len(block)
-        commas = np.flatnonzero(text[:stop] == _COMMA)
-        starts = brackets[depths == 1]
+        starts = brackets[depths == 1] + 1
         if self.depth == 1:
-            starts = np.r_[-1, starts]
-        stops = np.r_[brackets, stop][np.searchsorted(brackets, starts, "right")]
-        commas = commas[_in_ranges(commas, starts, np.minimum(stops, stop))]
+            starts = np.r_[0, starts]
+        stops = np.r_[brackets, stop][np.searchsorted(brackets, starts)]
+        between = _ranges(starts, np.minimum(stops, stop))
+        commas = between[text[between] == _COMMA]
         commas = commas[self._outside(quotes, commas)]
         self.depth = int(depths[-1]) if len(depths) else self.depth
         self.quoted = (self.quoted + len(quotes)) % 2
@@ -169,12 +169,10 @@ class _State:
         return text
 
 
-def _in_ranges(values: Offsets, starts: Offsets, stops: Offsets) -> Offsets:
-    """Positions of the ascending values that lie in ascending ranges [start, stop)."""
-    first, last = np.searchsorted(values, starts), np.searchsorted(values, stops)
-    counts = np.maximum(last - first, 0)
-    shift = np.repeat(first - np.cumsum(counts) + counts, counts)
-    return np.arange(len(shift)) + shift
+def _ranges(starts: Offsets, stops: Offsets) -> Offsets:
+    """All places in ascending ranges [start, stop)."""
+    counts = np.maximum(stops - starts, 0)
+    return np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
 
 
 def _escaping(slashes: Offsets) -> Offsets:
