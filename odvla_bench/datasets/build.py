@@ -196,6 +196,8 @@ def _by_split(unit: Unit, table: pa.Table) -> list[tuple[str, pa.Table]]:
     if unit.split or not table.num_rows:
         return [(unit.split, table)] if table.num_rows else []
     splits = sorted(pc.unique(table["split"]).to_pylist())
+    if len(splits) == 1:  # as of most files; a filter would copy all
+        return [(splits[0], table)]
     return [(s, table.filter(pc.equal(table["split"], s))) for s in splits]
 
 

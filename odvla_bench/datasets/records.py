@@ -1,9 +1,9 @@
 """Records of large JSON files, any range of them, in bounded memory.
 
 A file holds a list of records, an object of keyed records, or one of these under a key. Where its
-records begin is found once, without parsing them, by looking at quotes, brackets and commas alone;
-the index goes into the cache by the file's content. A record is parsed when it is read, so that a
-damaged one costs itself only.
+records begin is found once, without parsing them; the index goes into the cache by the file's
+content. Records are parsed a chunk at a time; where a chunk holds a damaged one, one by one, so
+that it costs itself only.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.nuscenes.cache import fingerprint_files
+from odvla_bench.datasets.record_index import Offsets, find_records
 from odvla_bench.errors import InputError
-from odvla_bench.provenance import digest_text
 
 INDEX_VERSION = 1
 """Raised whenever the index or what it is computed from changes."""
@@ -29,19 +30,19 @@ INDEX_VERSION = 1
 MAX_RECORD_BYTES = 1 << 22
 """Longer records are not parsed; the known files' are below 10 kB."""
 
-_BLOCK_BYTES = 1 << 23
-_KEYS_BYTES = 1 << 22
-_HEAD_BYTES = 1 << 20
 _CHUNK_RECORDS = 8_192
+_BATCH_RECORDS = 512
+"""Parsed at a time: what is parsed has to stay in the processor's caches until it is picked."""
 _CHUNK_BYTES = 1 << 25
-_BLANK = b" \t\r\n"
-_BOM = b"\xef\xbb\xbf"
+_BLANK = " \t\r\n"
 
-_OTHER, _QUOTE, _OPEN, _CLOSE, _COMMA = range(5)
-_KINDS = {b'"': _QUOTE, b"[": _OPEN, b"{": _OPEN, b"]": _CLOSE, b"}": _CLOSE, b",": _COMMA}
-_KIND_OF_BYTE = bytes(_KINDS.get(bytes([b]), _OTHER) for b in range(256))
 
-Offsets = npt.NDArray[np.int64]
+Pick = Callable[[Any], Any]
+"""Takes of a parsed record what is needed, so that the rest can go at once."""
+
+
+def _all(value: Any) -> Any:
+    return value
 
 
 class RawRecord(NamedTuple):
@@ -54,9 +55,42 @@ class RawRecord(NamedTuple):
     raw: str
     """Its JSON text."""
     value: Any
-    """The parsed record; None where it could not be parsed."""
+    """What was picked of the parsed record; None where it could not be parsed."""
     problem: str = ""
     """Why it could not be parsed; else empty."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Records that follow each other in a file, column by column; see `RawRecord`."""
+
+    first: int
+    """Position of the first one in the file."""
+    keys: Sequence[str]
+    raws: pa.StringArray
+    values: Sequence[Any]
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Position in the chunk → why that record could not be parsed."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def records(self) -> Iterator[RawRecord]:
+        """The records one by one."""
+        columns = zip(self.keys, self.raws.to_pylist(), self.values, strict=True)
+        for i, (key, raw, value) in enumerate(columns):
+            yield RawRecord(self.first + i, key, raw, value, self.problems.get(i, ""))
+
+    @classmethod
+    def of(cls, records: Sequence[RawRecord]) -> Chunk:
+        """The chunk of some records."""
+        return cls(
+            records[0].row,
+            [r.key for r in records],
+            pa.array([r.raw for r in records], pa.string()),
+            [r.value for r in records],
+            {i: r.problem for i, r in enumerate(records) if r.problem},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,19 +110,38 @@ class RecordFile:
     def __len__(self) -> int:
         return len(self.cuts) - 1
 
-    def read(self, first: int = 0, last: int | None = None) -> Iterator[list[RawRecord]]:
-        """Records `first` to `last` (exclusive; all by default), a few thousand at a time."""
+    def read(
+        self, first: int = 0, last: int | None = None, *, pick: Pick | None = None
+    ) -> Iterator[Chunk]:
+        """Records `first` to `last` (exclusive; all by default), a few thousand at a time.
+
+        Args:
+            first: position in the file.
+            last: position in the file.
+            pick: what is kept of a parsed record; by default all.
+        """
         stop = len(self) if last is None else last
         with self.path.open("rb") as f:
             while first < stop:
-                chunk = self._chunk(first, stop)
-                f.seek(int(self.cuts[first]))
-                block = f.read(int(self.cuts[chunk] - self.cuts[first]))
-                base = int(self.cuts[first])
-                ends = (self.cuts[first : chunk + 1] - base).tolist()
-                pieces = (block[a + 1 : b] for a, b in zip(ends[:-1], ends[1:], strict=True))
-                yield [self._record(first + i, piece) for i, piece in enumerate(pieces)]
-                first = chunk
+                end = self._chunk(first, stop)
+                cuts = self.cuts[first : end + 1]
+                f.seek(int(cuts[0]) + 1)
+                block = f.read(int(cuts[-1] - cuts[0]) - 1)
+                yield self._parse(first, block, cuts, pick or _all)
+                first = end
+
+    def _parse(self, first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
+        """The records of a block that `cuts` surround and divide."""
+        parse = _parsed_object if self.keyed else _parsed_list
+        if np.diff(cuts).max() <= MAX_RECORD_BYTES:
+            try:
+                return parse(first, block, cuts - cuts[0] - 1, pick)
+            except (ValueError, IndexError, StopIteration, RecursionError):
+                pass  # whichever record it is, it is found below
+        ends = (cuts - cuts[0]).tolist()
+        pieces = (block[a : b - 1] for a, b in zip(ends[:-1], ends[1:], strict=True))
+        records = [self._record(first + i, piece) for i, piece in enumerate(pieces)]
+        return Chunk.of([r if r.problem else r._replace(value=pick(r.value)) for r in records])
 
     def _chunk(self, first: int, stop: int) -> int:
         """Where a chunk ends that starts with record `first`; it holds one record at least."""
@@ -102,7 +155,7 @@ class RecordFile:
             return RawRecord(row, _shown(piece), "", None, limit)
         key = ""
         try:
-            text = piece.strip(_BLANK).decode("utf-8")
+            text = piece.decode("utf-8").strip(_BLANK)
             key, raw = _split_key(text) if self.keyed else ("", text)
             value = _parsed(raw)
             if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
@@ -121,6 +174,82 @@ def _no_constant(name: str) -> Any:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
+"""The value at a place of a text, and where it ends."""
+
+
+def _parsed_list(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
+    """All records of a block of a list.
+
+    Args:
+        first: position of the first one.
+        block: the records and the commas between them.
+        cuts: (n + 1,) places of the commas around the records, from -1 to the block's end.
+        pick: what is kept of a record.
+
+    Raises:
+        ValueError, RecursionError: one of them is damaged.
+    """
+    _refuse_half_characters(block)
+    values: list[Any] = []
+    for cut in range(0, len(cuts) - 1, _BATCH_RECORDS):
+        part = cuts[cut : cut + _BATCH_RECORDS + 1]
+        parsed = _DECODER.decode(f"[{str(block[part[0] + 1 : part[-1]], 'utf-8')}]")
+        if len(parsed) != len(part) - 1:
+            raise ValueError("brackets that do not match")
+        values += map(pick, parsed)
+    # From comma to comma; no value begins or ends with one, or with a blank.
+    ends = pa.py_buffer(np.maximum(cuts, 0).astype(np.int32))
+    pieces = pa.StringArray.from_buffers(len(values), ends, pa.py_buffer(block))
+    return Chunk(first, [""] * len(values), pc.ascii_trim(pieces, f",{_BLANK}"), values)
+
+
+def _parsed_object(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
+    """All records of a block of an object, see `_parsed_list`.
+
+    Raises:
+        ValueError, IndexError, StopIteration, RecursionError: one of them is damaged.
+    """
+    _refuse_half_characters(block)
+    text = block.decode("utf-8") + "}"  # a bracket, so that there always is a next character
+    keys: list[str] = []
+    raws: list[str] = []
+    values: list[Any] = []
+    at = -1
+    while at < len(text) - 1:
+        key, at = _SCAN(text, _skip_blank(text, at + 1))
+        at = _skip_blank(text, at)
+        if text[at] != ":" or type(key) is not str:
+            raise ValueError("no key")
+        at = _skip_blank(text, at + 1)
+        value, end = _SCAN(text, at)
+        keys.append(key)
+        raws.append(text[at:end])
+        values.append(pick(value))
+        at = _skip_blank(text, end)
+        if text[at] != "," and at < len(text) - 1:
+            raise ValueError("more after the value")
+    if len(values) != len(cuts) - 1:
+        raise ValueError("brackets that do not match")
+    return Chunk(first, keys, pa.array(raws, pa.string()), values)
+
+
+def _skip_blank(text: str, at: int) -> int:
+    while text[at] in _BLANK:
+        at += 1
+    return at
+
+
+def _refuse_half_characters(block: bytes) -> None:
+    """Leave surrogates spelt as escapes to the look at each record.
+
+    Half of a character cannot be stored.
+
+    Raises:
+        ValueError: there may be some.
+    """
+    if b"\\" in block and (b"\\ud" in block or b"\\uD" in block):
+        raise ValueError("perhaps not Unicode")
 
 
 def _parsed(text: str) -> Any:
@@ -142,7 +271,7 @@ def _split_key(text: str) -> tuple[str, str]:
 
 def _shown(piece: bytes) -> str:
     """The start of a record that could not be read, to find it by."""
-    return piece[:64].strip(_BLANK).decode("utf-8", errors="replace")
+    return piece[:64].decode("utf-8", errors="replace").strip(_BLANK)
 
 
 def open_records(path: Path, cache_dir: Path, *, key: str = "") -> RecordFile:
@@ -162,7 +291,7 @@ def open_records(path: Path, cache_dir: Path, *, key: str = "") -> RecordFile:
     fingerprint = fingerprint_files({"file": path}, cache_dir, f"records {INDEX_VERSION}", key)
     target = cache_dir / "records" / f"{fingerprint}.npz"
     if not target.is_file():
-        _save(target, *_index(path, key))
+        _save(target, *find_records(path, key))
     with np.load(target, allow_pickle=False) as arrays:
         keyed, cuts, superseded = (arrays[name] for name in ("keyed", "cuts", "superseded"))
     return RecordFile(path, fingerprint, bool(keyed), cuts, superseded)
@@ -174,150 +303,3 @@ def _save(target: Path, keyed: bool, cuts: Offsets, superseded: Offsets) -> None
     with os.fdopen(descriptor, "wb") as f:
         np.savez(f, keyed=np.array(keyed), cuts=cuts, superseded=superseded)
     Path(temporary).replace(target)
-
-
-def _index(path: Path, key: str) -> tuple[bool, Offsets, Offsets]:
-    """Whether the records have keys, their borders, and which of them are superseded."""
-    with path.open("rb") as f:
-        start = _container(path, f.read(_HEAD_BYTES), key)
-        f.seek(start)
-        keyed = f.read(1) == b"{"
-        cuts = _cuts(path, f, start)
-        f.seek(int(cuts[-1]))
-        closing, tail = f.read(1), f.read(_HEAD_BYTES)
-        if closing != (b"}" if keyed else b"]") or (not key and tail.strip(_BLANK)):
-            raise InputError(
-                f"{path}: damaged near byte {int(cuts[-1]):,}, where the records end with "
-                f"{(closing + tail)[:40]!r}. Download or unpack it again."
-            )
-        f.seek(int(cuts[0]) + 1)
-        if len(cuts) == 2 and not f.read(int(cuts[1] - cuts[0] - 1)).strip(_BLANK):
-            cuts = cuts[:1]
-    return keyed, cuts, _superseded(path, cuts) if keyed else np.empty(0, np.int64)
-
-
-def _container(path: Path, head: bytes, key: str) -> int:
-    """Offset of the bracket that opens the records."""
-    text = head.decode("latin-1")  # one character a byte
-    at = _skip_blank(text, len(_BOM) if head.startswith(_BOM) else 0)
-    if key:
-        at = _value_of(path, text, at, key)
-    if text[at : at + 1] not in ("[", "{"):
-        raise InputError(
-            f"{path}: holds no JSON list or object of records"
-            f"{f' under {key!r}' if key else ''}, but {head[at : at + 40]!r}. Unpack the file, "
-            "and give it as it was published, in UTF-8."
-        )
-    return at
-
-
-def _value_of(path: Path, text: str, at: int, key: str) -> int:
-    """Offset of the value of `key` in the object that opens at `at`."""
-    try:
-        while text[at] in "{,":
-            found, end = _DECODER.raw_decode(text, _skip_blank(text, at + 1))
-            at = _skip_blank(text, end)
-            if text[at] != ":":
-                break
-            at = _skip_blank(text, at + 1)
-            if found == key:
-                return at
-            _, end = _DECODER.raw_decode(text, at)
-            at = _skip_blank(text, end)
-    except (ValueError, IndexError, RecursionError):
-        pass
-    raise InputError(
-        f"{path}: no key {key!r} at the start of the file. Give the file as it was published."
-    )
-
-
-def _skip_blank(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n":
-        at += 1
-    return at
-
-
-def _cuts(path: Path, f: Any, start: int) -> Offsets:
-    """Offsets of the opening bracket at `start`, of the commas between its records, of its end."""
-    f.seek(start)
-    base, depth, quoted, escaped = start, 0, False, False
-    found: list[Offsets] = [np.array([start], np.int64)]
-    while block := f.read(_BLOCK_BYTES):
-        place, kind, escaped = _structure(block, escaped)
-        inside = (np.cumsum(kind == _QUOTE) + quoted) % 2 == 1
-        quoted = bool(inside[-1]) if len(inside) else quoted
-        outside = ~inside & (kind != _QUOTE)
-        place, kind = place[outside], kind[outside]
-        depths = depth + np.cumsum((kind == _OPEN).astype(np.int64) - (kind == _CLOSE))
-        end = np.flatnonzero(depths == 0)
-        stop = end[0] if len(end) else len(place)
-        commas = np.flatnonzero((kind[:stop] == _COMMA) & (depths[:stop] == 1))
-        found.append(place[commas] + base)
-        if len(end):
-            return np.concatenate([*found, place[end[:1]] + base])
-        depth = int(depths[-1]) if len(depths) else depth
-        base += len(block)
-    n = sum(map(len, found)) - 1
-    raise InputError(
-        f"{path}: ends in the middle of its records, after {n:,} whole ones, the last at byte "
-        f"{int(found[-1][-1]) if len(found[-1]) else start:,}. Download or unpack it again."
-    )
-
-
-def _structure(
-    block: bytes,
-    escaped: bool,  # noqa: FBT001
-) -> tuple[Offsets, npt.NDArray[np.uint8], bool]:
-    """Places and kinds of the quotes, brackets and commas of a block, without escaped quotes.
-
-    Args:
-        block: part of a JSON text.
-        escaped: whether its first character is escaped by what came before.
-
-    Returns:
-        Offsets in the block, the kind at each, and whether the next block's first is escaped.
-    """
-    kinds = np.frombuffer(bytearray(block).translate(_KIND_OF_BYTE), np.uint8)
-    slashes = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\\"))
-    if escaped:
-        kinds[0] = _OTHER
-    after = _escaping(slashes, escaped) + 1 if len(slashes) else slashes
-    kinds[after[after < len(block)]] = _OTHER
-    escaped = bool((after == len(block)).any())
-    place = np.flatnonzero(kinds)
-    return place, kinds[place], escaped
-
-
-def _escaping(slashes: Offsets, escaped: bool) -> Offsets:  # noqa: FBT001
-    """Those of the backslashes that escape what follows: every other one of a run."""
-    starts = np.flatnonzero(np.r_[True, np.diff(slashes) != 1])
-    lengths = np.diff(np.r_[starts, len(slashes)])
-    place_in_run = np.arange(len(slashes)) - np.repeat(starts, lengths)
-    place_in_run += np.repeat(escaped & (slashes[starts] == 0), lengths)
-    return slashes[place_in_run % 2 == 0]
-
-
-def _superseded(path: Path, cuts: Offsets) -> Offsets:
-    """Records whose key, as it is spelt, comes again later."""
-    if len(cuts) < 3:
-        return np.empty(0, np.int64)
-    keys: list[bytes] = []
-    with path.open("rb") as f:
-        while len(keys) < len(cuts) - 1:
-            start = int(cuts[len(keys)])
-            stop = int(np.searchsorted(cuts[:-1], start + _KEYS_BYTES))
-            f.seek(start)
-            block = f.read(2 * _KEYS_BYTES)
-            for cut in (cuts[len(keys) : stop] - start).tolist():
-                begin = block.find(b'"', cut) + 1
-                keys.append(_short(block[begin : block.find(b'"', begin)]))
-    names = np.array(keys)
-    _, last = np.unique(names[::-1], return_index=True)
-    kept = np.zeros(len(names), bool)
-    kept[len(names) - 1 - last] = True
-    return np.flatnonzero(~kept)
-
-
-def _short(key: bytes) -> bytes:
-    """A key, or a digest of a long one, so that all keys fit in one array."""
-    return key if len(key) <= 64 else digest_text(key.decode("latin-1")).encode()

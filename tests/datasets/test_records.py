@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from odvla_bench.datasets import records
+from odvla_bench.datasets import record_index, records
 from odvla_bench.datasets.records import RawRecord, open_records
 from odvla_bench.errors import InputError
 
@@ -29,7 +29,7 @@ SHARED_FOLDER = settings(
 
 def read(path: Path, **options: Any) -> list[RawRecord]:
     file = open_records(path, path.parent / "cache", **options)
-    return [record for chunk in file.read() for record in chunk]
+    return [record for chunk in file.read() for record in chunk.records()]
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -52,9 +52,9 @@ def test_reads_what_json_reads(
     text = json.dumps(whole, indent=indent, ensure_ascii=ascii_only)
     path = write(tmp_path / f"{abs(hash(text))}.json", text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "_BLOCK_BYTES", block)
+        patch.setattr(record_index, "_BLOCK_BYTES", block)
         file = open_records(path, tmp_path / f"block-{block}", key="questions" if wrapped else "")
-    found = [record for chunk in file.read() for record in chunk]
+    found = [record for chunk in file.read() for record in chunk.records()]
     keys = list(value) if isinstance(value, dict) else [""] * len(value)
     values = list(value.values()) if isinstance(value, dict) else value
     assert [r.problem for r in found] == [""] * len(value)
@@ -69,7 +69,7 @@ def test_any_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.json", json.dumps(list(range(10))))
     file = open_records(path, tmp_path)
     assert len(file) == 10
-    assert [[r.value for r in chunk] for chunk in file.read(2, 9)] == [[2, 3, 4], [5, 6, 7], [8]]
+    assert [chunk.values for chunk in file.read(2, 9)] == [[2, 3, 4], [5, 6, 7], [8]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from odvla_bench.datasets.builders.requirements import Requirement
@@ -195,6 +197,22 @@ class Keyframes:
     official_split: list[str]
     """Its split in the whole data set, which the language sources go by."""
     has_lidar: list[bool]
+
+    def fits(self, part: str) -> npt.NDArray[np.bool_]:
+        """Which keyframes a record may name whose file is of a split, any one if that is empty.
+
+        One more, False, for the index -1.
+        """
+        fits = self._usable if not part else self._usable & (self._official == part)
+        return np.append(fits, False)
+
+    @cached_property
+    def _usable(self) -> npt.NDArray[np.bool_]:
+        return np.array(self.has_lidar, bool) & np.array([bool(split) for split in self.split])
+
+    @cached_property
+    def _official(self) -> npt.NDArray[np.str_]:
+        return np.array(self.official_split)
 
     @cached_property
     def columns(self) -> pa.Table:

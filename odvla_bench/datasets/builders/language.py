@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
-from typing import Any, NamedTuple, TypeVar
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Keyframes, Unit
-from odvla_bench.datasets.records import RawRecord
+from odvla_bench.datasets.record_index import Offsets
+from odvla_bench.datasets.records import Chunk
 from odvla_bench.datasets.schema import Table
 
 MAX_TEXT_CHARS = 32_768
@@ -19,8 +22,27 @@ MAX_TEXT_CHARS = 32_768
 _ABSENT: Mapping[str, object] = {"instance_id": -1, "num_hop": -1}
 """What a column holds where there is nothing, if not an empty text or 0."""
 
+_TEXT = pa.field("", pa.string())
+_FLAGS = pa.list_(pa.string())
+_INT = pa.int64()
 
 T = TypeVar("T")
+
+
+class _Absent:
+    """The type of `ABSENT`."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+ABSENT = _Absent()
+"""Stands for a field that a record does not have."""
+
+TextColumns = Mapping[str, Any]
+"""Columns of a text table by name, each a list, an Arrow array, or one value for all rows. Beside
+the table's own: `sentinels` (first line of the user turn), `question`, and `said` (the assistant
+turn, where it is not `answer`). `row_id` is without the source."""
 
 
 class BadRecordError(Exception):
@@ -32,24 +54,136 @@ class BadRecordError(Exception):
         self.reason, self.detail, self.split = reason, detail, split
 
 
-class TextRow(NamedTuple):
-    """One row of a text table, in this order but by names of its columns."""
+class Fields:
+    """Picks fields of records; what is absent is `ABSENT`, and of no object its type's name."""
 
-    row_id: str
-    """Without the source."""
-    sample_id: int
-    task: str
-    sentinels: str
-    """First line of the user turn."""
-    question: str
-    said: str
-    """The assistant turn."""
-    answer: str
-    source_key: str
-    source_row: int
-    raw: str
-    view: str = ""
-    flags: tuple[str, ...] = ()
+    def __init__(self, *names: str) -> None:
+        """Name two fields at least."""
+        self.names = names
+        self._get = itemgetter(*names)
+
+    def __call__(self, value: Any) -> tuple[Any, ...] | str:
+        """The fields of one record."""
+        try:
+            return self._get(value)
+        except KeyError:
+            return tuple([value.get(name, ABSENT) for name in self.names])
+        except (TypeError, IndexError):
+            return type(value).__name__
+
+
+class Sieve:
+    """Records of a chunk, taken apart column by column; bad ones fall out on the way.
+
+    A column is made at once; where it cannot tell that all is well, the function that decides on
+    one record is asked, and raises `BadRecordError` for one that yields no row. What fell out
+    stays in the columns, as a blank, until `kept`.
+    """
+
+    def __init__(self, chunk: Chunk, fields: Fields, superseded: Offsets | None = None) -> None:
+        """Take the records apart; those that are no objects fall out.
+
+        Args:
+            chunk: the records, read with `pick=fields`.
+            fields: their names.
+            superseded: ascending positions of those in the file whose key comes again later.
+        """
+        self.chunk = chunk
+        self.fallen: dict[int, BadRecordError] = {}
+        rows: list[Any] = list(chunk.values)
+        blank = (ABSENT,) * len(fields.names)
+        if superseded is not None:
+            ends = np.searchsorted(superseded, (chunk.first, chunk.first + len(chunk)))
+            again = superseded[slice(*ends)] - chunk.first
+            self.decide(rows, again.tolist(), self._superseded, blank)
+        odd = [i for i, row in enumerate(rows) if type(row) is not tuple]
+        self.decide(rows, odd, self._no_object, blank)
+        self.columns = dict(zip(fields.names, map(list, zip(*rows, strict=True)), strict=True))
+
+    def decide(
+        self, column: list[T], rows: Iterable[int], one: Callable[[int], T], blank: T
+    ) -> None:
+        """Ask `one` for the values of some rows of a column."""
+        for i in rows:
+            if i in self.fallen:
+                column[i] = blank
+                continue
+            try:
+                column[i] = one(i)
+            except BadRecordError as error:
+                column[i], self.fallen[i] = blank, error
+
+    def refuse(self, i: int, why: BadRecordError) -> None:
+        """Let a record fall out, if it has not yet."""
+        self.fallen.setdefault(i, why)
+
+    def record(self, i: int) -> dict[str, Any]:
+        """The fields of one record that are there."""
+        fields = ((name, column[i]) for name, column in self.columns.items())
+        return {name: value for name, value in fields if value is not ABSENT}
+
+    def texts(self, name: str, *, optional: bool = False) -> list[str]:
+        """A text field of all records, see `text_of`."""
+        return self.stripped(self.columns[name], name, optional=optional)
+
+    def stripped(self, values: Sequence[Any], name: str, *, optional: bool = False) -> list[str]:
+        """The same of values of the field that were found elsewhere."""
+        found = [v.strip() if type(v) is str and len(v) <= MAX_TEXT_CHARS else "" for v in values]
+        if "" in found:
+            fine = (str, type(None), _Absent) if optional else ()
+            doubtful = [
+                i
+                for i, text in enumerate(found)
+                if not text and (type(v := values[i]) not in fine or v)
+            ]
+            self.decide(found, doubtful, lambda i: self._text(values[i], name, optional), "")
+        return found
+
+    def _text(self, value: object, name: str, optional: bool) -> str:  # noqa: FBT001
+        return text_of({} if value is ABSENT else {name: value}, name, optional=optional)
+
+    def samples(self, tokens: Sequence[str], keyframes: Keyframes, part: str = "") -> list[int]:
+        """The keyframes of tokens, see `sample_of`; 0 for what fell out."""
+        of_token = keyframes.sample_id.get
+        samples = [of_token(token, -1) for token in tokens]
+        fits = keyframes.fits(part)[samples]
+        doubtful = np.flatnonzero(~fits).tolist()
+        self.decide(samples, doubtful, lambda i: sample_of(tokens[i], keyframes, part), 0)
+        return samples
+
+    def kept(self, **columns: Sequence[Any]) -> dict[str, Any]:
+        """Columns without what fell out; beside the given ones, what says where a row is from."""
+        chunk = self.chunk
+        rows = np.arange(chunk.first, chunk.first + len(chunk))
+        columns |= {"source_key": chunk.keys}
+        if not self.fallen:
+            return {**columns, "source_row": rows, "raw": chunk.raws}
+        there = [i for i in range(len(chunk)) if i not in self.fallen]
+        kept: dict[str, Any] = {n: [column[i] for i in there] for n, column in columns.items()}
+        return {**kept, "source_row": rows[there], "raw": chunk.raws.take(pa.array(there, _INT))}
+
+    def drops(self, table: Table, part: str = "") -> list[Drop]:
+        """The ledger's lines for what fell out.
+
+        Args:
+            table: the table that the rows are for.
+            part: key of the file among its source's.
+        """
+        keys, first = self.chunk.keys, self.chunk.first
+        drops = []
+        for i, error in sorted(self.fallen.items()):
+            name = ":".join(filter(None, (part, str(first + i), keys[i])))
+            detail = f"record {name}: {error.detail}"
+            drops.append(Drop(table.name, name, error.reason, detail, error.split))
+        return drops
+
+    def _no_object(self, i: int) -> tuple[Any, ...]:
+        if problem := self.chunk.problems.get(i):
+            raise BadRecordError("damaged", problem)
+        raise BadRecordError("malformed", f"is a JSON {self.chunk.values[i]}, not an object")
+
+    def _superseded(self, i: int) -> tuple[Any, ...]:
+        raise BadRecordError("superseded", f"key {self.chunk.keys[i]:.40} comes again later")
 
 
 def text_table(
@@ -57,8 +191,7 @@ def text_table(
     source: str,
     license: str,  # noqa: A002
     keyframes: Keyframes,
-    rows: Sequence[TextRow],
-    extra: Mapping[str, Any] | None = None,
+    rows: TextColumns,
 ) -> pa.Table:
     """Rows of a text table as columns of its schema.
 
@@ -67,28 +200,33 @@ def text_table(
         source: the builder's name.
         license: terms of the source's own text.
         keyframes: what `sample_id` refers to.
-        rows: the rows.
-        extra: further columns of the table, as long as `rows`; others hold nothing.
+        rows: the rows; columns of the table that are not there hold nothing.
     """
-    if not rows:
+    n = len(rows["sample_id"])
+    if not n:
         return table.schema.empty_table()
-    by_name = dict(zip(TextRow._fields, zip(*rows, strict=True), strict=True))
-    answers = pa.array(by_name["answer"], pa.string())
+    text = {name: _column(rows[name], _TEXT, n) for name in ("sentinels", "question", "answer")}
+    said = _column(rows["said"], _TEXT, n) if "said" in rows else text["answer"]
     columns: dict[str, Any] = {
-        **{n: by_name[n] for n in by_name if n not in ("sentinels", "question", "said", "answer")},
-        "row_id": [f"{source}:{row_id}" for row_id in by_name["row_id"]],
-        **_keyframe_columns(keyframes, by_name["sample_id"]),
+        **rows,
+        "row_id": pc.binary_join_element_wise(
+            pa.scalar(source), _column(rows["row_id"], _TEXT, n), ":"
+        ),
+        **_keyframe_columns(keyframes, rows["sample_id"]),
         "source": source,
         "license": license,
-        "messages": _messages(by_name["sentinels"], by_name["question"], by_name["said"]),
-        "answer": answers,
-        "references": pa.ListArray.from_arrays(
-            pa.array(np.arange(len(rows) + 1, dtype=np.int32)), answers
-        ),
-        **(extra or {}),
+        "messages": _messages(text["sentinels"], text["question"], said),
+        "answer": text["answer"],
+        "references": _lists(np.ones(n, np.int32), text["answer"]),
+        "flags": flag_lists(rows.get("flags", [()] * n)),
     }
-    arrays = [_column(columns.get(f.name), f, len(rows)) for f in table.schema]
+    arrays = [_column(columns.get(f.name), f, n) for f in table.schema]
     return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def row_ids(part: str, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """What tells the records of a list apart: the file's key, and their positions."""
+    return pc.binary_join_element_wise(part, pa.array(rows).cast(pa.string()), ":")
 
 
 def _keyframe_columns(keyframes: Keyframes, samples: Sequence[int]) -> dict[str, pa.ChunkedArray]:
@@ -107,15 +245,28 @@ def _column(values: Any, field: pa.Field, n: int) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def _messages(sentinels: Sequence[str], question: Sequence[str], said: Sequence[str]) -> pa.Array:
-    users = (f"{s}\n{q}" for s, q in zip(sentinels, question, strict=True))
-    contents = pa.array(list(chain.from_iterable(zip(users, said, strict=True))), pa.string())
+def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.Array:
+    n = len(said)
+    users = pc.binary_join_element_wise(sentinels, question, "\n")
+    turn_about = np.arange(2 * n, dtype=np.int32).reshape(2, n).T.reshape(-1)
+    contents = pa.concat_arrays([users, said]).take(pa.array(turn_about))
     roles = pa.array(["user", "assistant"], pa.string()).take(
-        pa.array(np.tile(np.arange(2, dtype=np.int32), len(said)))
+        pa.array(np.tile(np.arange(2, dtype=np.int32), n))
     )
     turns = pa.StructArray.from_arrays([roles, contents], ["role", "content"])
-    offsets = pa.array(np.arange(0, 2 * len(said) + 1, 2, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, turns)
+    return _lists(np.full(n, 2, np.int32), turns)
+
+
+def flag_lists(flags: Sequence[tuple[str, ...]]) -> pa.Array:
+    """A column of lists of texts, few of which differ."""
+    number = {kind: i for i, kind in enumerate(dict.fromkeys(flags))}
+    codes = np.fromiter(map(number.__getitem__, flags), np.int32, len(flags))
+    return pa.array(map(list, number), _FLAGS).take(pa.array(codes))
+
+
+def _lists(lengths: npt.NDArray[np.int32], values: pa.Array) -> pa.ListArray:
+    offsets = np.r_[np.int32(0), np.cumsum(lengths, dtype=np.int32)]
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
 def file_units(source: str, context: Context, parts: Sequence[str]) -> list[Unit]:
@@ -123,64 +274,6 @@ def file_units(source: str, context: Context, parts: Sequence[str]) -> list[Unit
     files = context.files(source)
     there = [part for part in parts if part in files]
     return [Unit(source, "", i, len(there), (), part) for i, part in enumerate(there)]
-
-
-def convert(
-    records: Iterable[RawRecord], make: Callable[[RawRecord], T], table: Table, part: str = ""
-) -> tuple[list[T], list[Drop]]:
-    """What `make` makes of the records, and the ledger's lines for those that it refuses.
-
-    Args:
-        records: of one file.
-        make: raises `BadRecordError` for a record that yields no row.
-        table: the table that the rows are for.
-        part: key of the file among its source's.
-    """
-    made: list[T] = []
-    drops: list[Drop] = []
-    for record in records:
-        result = _made(make, record)
-        if isinstance(result, BadRecordError):
-            drops.append(_drop(table, part, record, result))
-        else:
-            made.append(result)
-    return made, drops
-
-
-def _made(make: Callable[[RawRecord], T], record: RawRecord) -> T | BadRecordError:
-    try:
-        return make(record)
-    except BadRecordError as error:
-        return error
-
-
-def _drop(table: Table, part: str, record: RawRecord, error: BadRecordError) -> Drop:
-    name = ":".join(filter(None, (part, str(record.row), record.key)))
-    return Drop(table.name, name, error.reason, f"record {name}: {error.detail}", error.split)
-
-
-def fields_of(record: RawRecord) -> dict[str, Any]:
-    """A record as a mapping.
-
-    Raises:
-        BadRecordError: it could not be parsed, or is something else.
-    """
-    if record.problem:
-        raise BadRecordError("damaged", record.problem)
-    if not isinstance(record.value, dict):
-        kind = type(record.value).__name__
-        raise BadRecordError("malformed", f"is a JSON {kind}, not an object")
-    return record.value
-
-
-def check_current(record: RawRecord, superseded: set[int]) -> None:
-    """Refuse a record whose key comes again later: JSON readers keep the last.
-
-    Raises:
-        BadRecordError: it is one of those.
-    """
-    if record.row in superseded:
-        raise BadRecordError("superseded", f"key {record.key:.40} comes again later")
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> str:
@@ -235,10 +328,17 @@ def sample_of(token: str, keyframes: Keyframes, part: str = "") -> int:
 
 def sentence(text: str) -> str:
     """White space collapsed, a period at the end unless it ends as a sentence does."""
-    text = " ".join(text.split())
+    text = _collapsed(text)
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 
 def clause(text: str) -> str:
     """White space collapsed, and no period at the end."""
-    return " ".join(text.split()).rstrip(". ")
+    return _collapsed(text).rstrip(". ")
+
+
+def _collapsed(text: str) -> str:
+    # Most texts are as they should be, and asking is faster than making them so.
+    if text.isprintable() and "  " not in text and text[:1] != " " and text[-1:] != " ":
+        return text
+    return " ".join(text.split())

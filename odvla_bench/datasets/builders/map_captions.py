@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import shapely
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
-from odvla_bench.datasets.builders.language import TextRow, text_table
+from odvla_bench.datasets.builders.language import text_table
 from odvla_bench.datasets.builders.map_text import (
     AREA_M,
     CAPTION_LAYERS,
@@ -84,26 +84,32 @@ BUILDER = MapCaptionsBuilder()
 
 def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    rows: list[TextRow] = []
+    texts: dict[int, str] = {}
     elements = [MAP_ELEMENTS.schema.empty_table()]
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
         pose = EgoMotion.from_samples(here).global_from_lidar
         found = around(context.maps[location], Patches.around(pose, AREA_M))
-        texts = captions(found, here.num_rows, AREA_M)
-        keys = (here["sample_id"].to_pylist(), here["token"].to_pylist())
-        rows += map(_row, *keys, texts)
+        made = captions(found, here.num_rows, AREA_M)
+        texts.update(zip(here["sample_id"].to_pylist(), made, strict=True))
         elements += [element_table(here, name, found[name]) for name in CAPTION_LAYERS]
-    rows.sort(key=lambda row: row.sample_id)
-    table = text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
+    table = _caption_table(context, sorted(texts.items()))
     return table, pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
 
 
-def _row(sample_id: int, token: str, text: str) -> TextRow:
-    question = DEFAULT.question("map_caption")
-    return TextRow(
-        token, sample_id, "map_caption", "<map>", question, text, text, token, -1, raw=""
-    )
+def _caption_table(context: Context, texts: Sequence[tuple[int, str]]) -> pa.Table:
+    tokens = [context.keyframes.token[sample] for sample, _ in texts]
+    rows = {
+        "row_id": tokens,
+        "sample_id": [sample for sample, _ in texts],
+        "task": "map_caption",
+        "sentinels": "<map>",
+        "question": DEFAULT.question("map_caption"),
+        "answer": [text for _, text in texts],
+        "source_key": tokens,
+        "source_row": -1,
+    }
+    return text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
 
 
 def element_table(samples: pa.Table, layer: str, found: Found) -> pa.Table:

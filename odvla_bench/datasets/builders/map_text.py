@@ -170,8 +170,10 @@ def outlines(geometry: Geometries) -> list[str]:
     if not len(geometry):
         return []
     ring = shapely.get_dimensions(geometry) == 2
-    path = shapely.normalize(np.where(ring, shapely.get_exterior_ring(geometry), geometry))
-    path = _thinned(_forwards(path))
+    path = np.where(ring, shapely.get_exterior_ring(geometry), geometry)
+    # Where a ring starts must not hang on the last bit of a rotation.
+    path = shapely.set_coordinates(path, shapely.get_coordinates(path).round(6) + 0.0)
+    path = _thinned(_forwards(shapely.normalize(path)))
     count = shapely.get_num_points(path)
     texts = points(shapely.get_coordinates(path))
     ends = np.cumsum(count)

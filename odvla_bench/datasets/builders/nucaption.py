@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from functools import lru_cache
 
 import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
-    TextRow,
-    convert,
-    fields_of,
+    Fields,
+    Sieve,
     file_units,
-    sample_of,
+    row_ids,
     sentence,
-    text_of,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
-from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import ALIGNMENT, INSTRUCT
 
 VIEWS = {
@@ -43,6 +40,7 @@ TEMPLATES = (
 )
 """Known questions, those first that make the best part of a scene's description."""
 
+_RANKS = {template: rank for rank, template in enumerate(TEMPLATES)}
 _VIEW = re.compile(rf"This is the car's ({'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\.")
 _LICENSE = "Apache-2.0"
 _NAMES = ("nucaption/{}.json", "LiDAR-LLM-Nu-Caption/{}.json", "nucaption_{}.json")
@@ -58,11 +56,6 @@ def _file(part: str, size: str, records: int | None) -> Requirement:
         INSTRUCT.name,
         records,
     )
-
-
-class _Caption(NamedTuple):
-    row: TextRow
-    template: str
 
 
 Views = dict[str, tuple[int, str]]
@@ -88,19 +81,13 @@ class NuCaptionBuilder:
         file = context.records(self.name, unit.part)
         tables, drops = [], []
         scenes: dict[int, Views] = {}
-        for chunk in file.read():
-            found, bad = convert(
-                chunk, lambda r: _caption(context, unit.part, r), INSTRUCT, unit.part
-            )
-            for caption in found:
-                _gather(scenes, caption)
-            extra = {"template_type": [c.template for c in found]}
-            rows = [c.row for c in found]
-            tables.append(text_table(INSTRUCT, self.name, _LICENSE, context.keyframes, rows, extra))
-            drops += bad
-        merged, unseen = _scene_rows(context, unit.part, scenes)
+        fields = Fields("sample_token", "question", context.request.settings.nucaption_answer)
+        for chunk in file.read(pick=fields):
+            sieve = Sieve(chunk, fields)
+            tables.append(_table(context, unit.part, sieve, scenes))
+            drops += sieve.drops(INSTRUCT, unit.part)
+        alignment, unseen = _scene_table(context, unit.part, scenes)
         instruct = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
-        alignment = text_table(ALIGNMENT, self.name, _LICENSE, context.keyframes, merged)
         return UnitRows(
             {ALIGNMENT.name: alignment, INSTRUCT.name: instruct},
             {ALIGNMENT.name: len(scenes), INSTRUCT.name: len(file)},
@@ -111,71 +98,83 @@ class NuCaptionBuilder:
 BUILDER = NuCaptionBuilder()
 
 
-def _caption(context: Context, part: str, record: RawRecord) -> _Caption:
-    fields = fields_of(record)
-    sample = sample_of(text_of(fields, "sample_token"), context.keyframes, part)
-    question = text_of(fields, "question")
-    answer = text_of(fields, context.request.settings.nucaption_answer)
-    match = _VIEW.match(question)
-    view = VIEWS[match[1]] if match else ""
-    template = question[match.end() :].strip() if match else question
-    row = TextRow(
-        f"{part}:{record.row}",
-        sample,
-        "view_caption" if match else "qa",
-        QUESTION_SENTINELS,
-        question,
-        answer,
-        answer,
-        part,
-        record.row,
-        record.raw,
-        view=view,
-        flags=() if match else ("view_missing",),
+def _table(context: Context, part: str, sieve: Sieve, scenes: dict[int, Views]) -> pa.Table:
+    """The rows of a chunk; their captions go into `scenes` too."""
+    rows = sieve.kept(
+        sample_id=sieve.samples(sieve.texts("sample_token"), context.keyframes, part),
+        question=sieve.texts("question"),
+        answer=sieve.texts(context.request.settings.nucaption_answer),
     )
-    return _Caption(row, template)
+    asked = [_asked(question) for question in rows["question"]]
+    for sample, (view, template), answer in zip(
+        rows["sample_id"], asked, rows["answer"], strict=True
+    ):
+        _gather(scenes.setdefault(sample, {}), view, template, answer)
+    views = [view for view, _ in asked]
+    made = {
+        "row_id": row_ids(part, rows["source_row"]),
+        "task": ["view_caption" if view else "qa" for view in views],
+        "sentinels": QUESTION_SENTINELS,
+        "source_key": part,
+        "view": views,
+        "flags": [() if view else ("view_missing",) for view in views],
+        "template_type": [template for _, template in asked],
+    }
+    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
 
-def _gather(scenes: dict[int, Views], caption: _Caption) -> None:
+@lru_cache(maxsize=1 << 12)  # a hundred questions or so
+def _asked(question: str) -> tuple[str, str]:
+    """The camera that a question names, or nothing, and what it asks."""
+    match = _VIEW.match(question)
+    return (VIEWS[match[1]], question[match.end() :].strip()) if match else ("", question)
+
+
+def _gather(views: Views, view: str, template: str, answer: str) -> None:
     """Keep a view's caption if it is the first one, or answers a better question."""
-    views = scenes.setdefault(caption.row.sample_id, {})
-    known = caption.template in TEMPLATES
-    rank = TEMPLATES.index(caption.template) if known else len(TEMPLATES)
-    if (view := caption.row.view) and (view not in views or rank < views[view][0]):
-        views[view] = (rank, caption.row.answer)
+    rank = _RANKS.get(template, len(TEMPLATES))
+    if view and (view not in views or rank < views[view][0]):
+        views[view] = (rank, answer)
 
 
-def _scene_rows(
+def _scene_table(
     context: Context, part: str, scenes: dict[int, Views]
-) -> tuple[list[TextRow], list[Drop]]:
+) -> tuple[pa.Table, list[Drop]]:
     """One row a keyframe with views, in the order of keyframes; the others for the ledger."""
-    rows, drops = [], []
-    for sample, views in sorted(scenes.items()):
-        token = context.keyframes.token[sample]
-        if not views:
-            detail = f"keyframe {token}: no caption names its view"
-            split = context.keyframes.split[sample]
-            drops.append(Drop(ALIGNMENT.name, token, "no_view", detail, split))
-            continue
-        text = " ".join(
-            f"{name.capitalize()}: {sentence(views[camera][1])}"
-            for name, camera in VIEWS.items()
-            if camera in views
+    keyframes = context.keyframes
+    seen = {sample: scenes[sample] for sample in sorted(scenes) if scenes[sample]}
+    tokens = [keyframes.token[sample] for sample in seen]
+    rows = {
+        "row_id": [f"{part}:{token}:scene" for token in tokens],
+        "sample_id": list(seen),
+        "task": "scene_caption",
+        "sentinels": "<scene>",
+        "question": DEFAULT.question("scene_caption"),
+        "answer": [_scene_caption(views) for views in seen.values()],
+        "source_key": tokens,
+        "source_row": -1,
+        "flags": [
+            tuple(f"view_missing:{camera}" for camera in VIEWS.values() if camera not in views)
+            for views in seen.values()
+        ],
+    }
+    drops = [
+        Drop(
+            ALIGNMENT.name,
+            keyframes.token[sample],
+            "no_view",
+            f"keyframe {keyframes.token[sample]}: no caption names its view",
+            keyframes.split[sample],
         )
-        missing = tuple(f"view_missing:{c}" for c in VIEWS.values() if c not in views)
-        rows.append(
-            TextRow(
-                f"{part}:{token}:scene",
-                sample,
-                "scene_caption",
-                "<scene>",
-                DEFAULT.question("scene_caption"),
-                text,
-                text,
-                token,
-                -1,
-                "",
-                flags=missing,
-            )
-        )
-    return rows, drops
+        for sample in sorted(scenes)
+        if not scenes[sample]
+    ]
+    return text_table(ALIGNMENT, BUILDER.name, _LICENSE, keyframes, rows), drops
+
+
+def _scene_caption(views: Views) -> str:
+    return " ".join(
+        f"{name.capitalize()}: {sentence(views[camera][1])}"
+        for name, camera in VIEWS.items()
+        if camera in views
+    )

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
     BadRecordError,
-    TextRow,
-    convert,
-    fields_of,
+    Fields,
+    Sieve,
     file_units,
-    sample_of,
-    text_of,
+    flag_lists,
+    row_ids,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.prompts import QUESTION_SENTINELS
-from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import INSTRUCT
 
 TEMPLATE_TYPES = ("exist", "count", "object", "status", "comparison")
@@ -37,6 +38,7 @@ ANSWERS = frozenset(
 """The 30 answers of the set's `answer_dict.json`."""
 
 _LICENSE = "MIT (stated for the code)"
+_FIELDS = Fields("sample_token", "question", "answer", "split", "template_type", "num_hop")
 
 
 def _file(part: str, size: str, records: int, n_bytes: int | None = None) -> Requirement:
@@ -50,12 +52,6 @@ def _file(part: str, size: str, records: int, n_bytes: int | None = None) -> Req
         records,
         n_bytes,
     )
-
-
-class _Question(NamedTuple):
-    row: TextRow
-    template_type: str
-    num_hop: int
 
 
 class NuScenesQABuilder:
@@ -73,36 +69,64 @@ class NuScenesQABuilder:
         """The questions of one file."""
         file = context.records(self.name, unit.part, key="questions")
         tables, drops = [], []
-        asked: set[tuple[int, str]] = set()
-        for chunk in file.read():
-            found, bad = convert(
-                chunk, lambda r: _question(context, unit.part, r, asked), INSTRUCT, unit.part
-            )
-            tables.append(_table(context, found))
-            drops += bad
-        table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
+        for chunk in file.read(pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS)
+            tables.append(_table(context, unit.part, sieve))
+            drops += sieve.drops(INSTRUCT, unit.part)
+        table = _with_flags(pa.concat_tables([INSTRUCT.schema.empty_table(), *tables]))
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
 
 BUILDER = NuScenesQABuilder()
 
 
-def _table(context: Context, found: list[_Question]) -> pa.Table:
-    extra: dict[str, Any] = {
-        "template_type": [q.template_type for q in found],
-        "num_hop": [q.num_hop for q in found],
+def _table(context: Context, part: str, sieve: Sieve) -> pa.Table:
+    """The rows of a chunk."""
+    samples = sieve.samples(sieve.texts("sample_token"), context.keyframes, part)
+    questions, answers = sieve.texts("question"), sieve.texts("answer")
+    templates, hops = sieve.columns["template_type"], sieve.columns["num_hop"]
+    if not _all_known(part, sieve.columns["split"], templates, hops, answers):
+        split = context.keyframes.split
+        sieve.decide(
+            hops,
+            range(len(hops)),
+            lambda i: _hop(part, sieve.record(i), answers[i], split[samples[i]]),
+            0,
+        )
+    rows = sieve.kept(
+        sample_id=samples,
+        question=questions,
+        answer=answers,
+        template_type=templates,
+        num_hop=hops,
+    )
+    made = {
+        "row_id": row_ids(part, rows["source_row"]),
+        "task": "qa",
+        "sentinels": QUESTION_SENTINELS,
+        "source_key": part,
     }
-    rows = [q.row for q in found]
-    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, rows, extra)
+    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
 
-def _question(
-    context: Context, part: str, record: RawRecord, asked: set[tuple[int, str]]
-) -> _Question:
-    fields = fields_of(record)
-    sample = sample_of(text_of(fields, "sample_token"), context.keyframes, part)
-    split = context.keyframes.split[sample]
-    question, answer = text_of(fields, "question"), text_of(fields, "answer")
+def _all_known(
+    part: str, splits: list[Any], templates: list[Any], hops: list[Any], answers: list[str]
+) -> bool:
+    """Whether all fields have known values; if not, `_hop` says of which record."""
+    try:
+        known = set(splits) == {part} and set(templates) <= set(TEMPLATE_TYPES)
+        known = known and set(map(type, hops)) == {int} and set(hops) <= set(HOPS)
+    except TypeError:  # one is a list or an object
+        return False
+    return known and ANSWERS.issuperset(answers)
+
+
+def _hop(part: str, fields: Mapping[str, Any], answer: str, split: str) -> int:
+    """The hops of a record whose other fields have known values too.
+
+    Raises:
+        BadRecordError: one of them has not.
+    """
     template, hop = fields.get("template_type"), fields.get("num_hop")
     if fields.get("split", part) != part:
         detail = f"key 'split' is {fields['split']!r:.40}, but the file is of {part}"
@@ -116,19 +140,19 @@ def _question(
     if answer not in ANSWERS:
         detail = f"answer {answer!r:.40} is none of the {len(ANSWERS)}"
         raise BadRecordError("not_in_vocabulary", detail, split)
-    flags = ("question_repeated_in_frame",) if (sample, question) in asked else ()
-    asked.add((sample, question))
-    row = TextRow(
-        f"{part}:{record.row}",
-        sample,
-        "qa",
-        QUESTION_SENTINELS,
-        question,
-        answer,
-        answer,
-        part,
-        record.row,
-        record.raw,
-        flags=flags,
+    return int(hop)
+
+
+def _with_flags(table: pa.Table) -> pa.Table:
+    """Flags for the questions that a row before asks of the same keyframe."""
+    # Numbers of the questions in the order in which they come first.
+    turns = table["messages"].combine_chunks().flatten().field("content")
+    question = pc.index_in(turns, pc.unique(turns)).to_numpy()[::2].astype(np.int64)
+    pair = question << 32 | table["sample_id"].to_numpy()
+    _, first = np.unique(pair, return_index=True)
+    again = np.ones(table.num_rows, bool)
+    again[first] = False
+    flags = flag_lists([("question_repeated_in_frame",) if a else () for a in again.tolist()])
+    return table.set_column(
+        table.schema.get_field_index("flags"), table.schema.field("flags"), flags
     )
-    return _Question(row, str(template), int(hop))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
-    TextRow,
-    check_current,
+    Fields,
+    Sieve,
     clause,
-    convert,
-    fields_of,
     file_units,
-    sample_of,
-    text_of,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
-from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import INSTRUCT
 
 
@@ -32,6 +27,9 @@ def _file(part: str, records: int) -> Requirement:
         INSTRUCT.name,
         records,
     )
+
+
+_FIELDS = Fields("narration", "reasoning")
 
 
 class NuXBuilder:
@@ -48,44 +46,33 @@ class NuXBuilder:
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """The explanations of one file; of a key that comes twice, the last one."""
         file = context.records(self.name, unit.part)
-        superseded = set(file.superseded.tolist())
-        found, drops = convert(
-            chain.from_iterable(file.read()),
-            lambda r: _explanation(context, unit.part, r, superseded),
-            INSTRUCT,
-            unit.part,
-        )
-        extra = {
-            "narration": [narration for _, narration, _ in found],
-            "reasoning": [reasoning for _, _, reasoning in found],
-        }
-        rows = [row for row, _, _ in found]
-        table = text_table(INSTRUCT, self.name, UNSTATED, context.keyframes, rows, extra)
+        tables, drops = [], []
+        for chunk in file.read(pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS, file.superseded)
+            tables.append(_table(context, unit.part, sieve))
+            drops += sieve.drops(INSTRUCT, unit.part)
+        table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
 
 BUILDER = NuXBuilder()
 
 
-def _explanation(
-    context: Context, part: str, record: RawRecord, superseded: set[int]
-) -> tuple[TextRow, str, str]:
-    """The row of one record, its narration and its reasoning."""
-    check_current(record, superseded)
-    fields = fields_of(record)
-    sample = sample_of(record.key, context.keyframes, part)
-    narration = clause(text_of(fields, "narration"))
-    reasoning = clause(text_of(fields, "reasoning"))
-    row = TextRow(
-        f"{part}:{record.key}",
-        sample,
-        "explanation",
-        QUESTION_SENTINELS,
-        DEFAULT.question("explanation"),
-        f"Narration: {narration}. Reasoning: {reasoning}.",
-        f"{narration}. {reasoning}.",
-        record.key,
-        record.row,
-        record.raw,
+def _table(context: Context, part: str, sieve: Sieve) -> pa.Table:
+    """The rows of a chunk."""
+    rows = sieve.kept(
+        sample_id=sieve.samples(sieve.chunk.keys, context.keyframes, part),
+        narration=sieve.texts("narration"),
+        reasoning=sieve.texts("reasoning"),
     )
-    return row, narration, reasoning
+    rows |= {name: [clause(t) for t in rows[name]] for name in ("narration", "reasoning")}
+    both = list(zip(rows["narration"], rows["reasoning"], strict=True))
+    made = {
+        "row_id": [f"{part}:{key}" for key in rows["source_key"]],
+        "task": "explanation",
+        "sentinels": QUESTION_SENTINELS,
+        "question": DEFAULT.question("explanation"),
+        "said": [f"Narration: {what}. Reasoning: {why}." for what, why in both],
+        "answer": [f"{what}. {why}." for what, why in both],
+    }
+    return text_table(INSTRUCT, BUILDER.name, UNSTATED, context.keyframes, {**rows, **made})

@@ -74,7 +74,9 @@ class Places(NamedTuple):
 
 def places_of(context: Context, annotations: pa.Table) -> Places:
     """Where the boxes of some annotations are, seen from the car."""
-    samples = context.nuscenes.samples.take(annotations["sample_id"])
+    samples = context.nuscenes.samples
+    numbers = [n for n in samples.schema.names if n.startswith(("ego_", "lidar_"))]
+    samples = samples.select(numbers).take(annotations["sample_id"])
     global_from_ego = poses(samples, "ego_")
     global_from_lidar = compose(global_from_ego, poses(samples, "lidar_"))
     centre = numpy_columns(annotations, "x_m", "y_m", "z_m")

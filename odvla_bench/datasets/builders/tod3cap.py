@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,24 +20,19 @@ import pyarrow as pa
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
+    ABSENT,
     BadRecordError,
-    TextRow,
-    check_current,
+    Fields,
+    Sieve,
     clause,
-    convert,
-    fields_of,
-    sample_of,
     sentence,
-    text_of,
     text_table,
 )
 from odvla_bench.datasets.builders.objects import object_columns, passes_filter, places_of
 from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
 from odvla_bench.datasets.nuscenes.tables import CAMERA_CHANNELS
 from odvla_bench.datasets.prompts import DEFAULT
-from odvla_bench.datasets.records import RawRecord
 from odvla_bench.datasets.schema import ALIGNMENT
-from odvla_bench.geometry import FloatArray
 
 RECORDS_PER_SHARD = 65_536
 MAX_RESIDUAL_M = 1.0
@@ -45,7 +40,28 @@ _FARTHEST_M = 1e6
 _PART = "captions"
 _NOTHING = ("", "none", "null", "nan", "n/a", "unknown")
 _DETERMINER = re.compile(r"(?:an?|the|some|several|many|one|two|three|four|five)\b")
-_ASPECTS = ("appearance", "motion", "environment", "relation")
+_ASPECTS = {
+    "appearance": "attribute",
+    "motion": "motion",
+    "environment": "map",
+    "relation": "relation",
+}
+"""Column → what the file calls that part of a caption."""
+_SAID = ("localization", "depth", "motion", "environment", "relation")
+"""The parts of a whole caption that follow the appearance."""
+_FLAGS = {
+    "appearance": "empty_appearance",
+    "environment": "empty_map_caption",
+    "relation": "relation_none",
+    "final": "synth_final_caption",
+}
+"""What may be absent, and the flag that says so."""
+_COLUMNS = ["token", "sample_id", "instance_id", "x_m", "y_m", "z_m"]
+"""What is needed of an annotation."""
+_FIELDS = Fields(
+    *("sample_token", "instance_token", "cam_file", "final_caption"),
+    *(f"{aspect}_caption" for aspect in (*_ASPECTS.values(), "localization", "depth")),
+)
 
 
 class TOD3CapBuilder:
@@ -78,13 +94,13 @@ class TOD3CapBuilder:
 
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """The captions of one stretch; of a key that comes twice, the last one."""
-        file, describe = context.records(self.name, _PART), _Describer.of(context, self.name)
+        file, boxes = context.records(self.name, _PART), _Boxes.of(context)
         first, last = unit.payload
         tables, drops = [], []
-        for chunk in file.read(first, last):
-            found, bad = convert(chunk, describe, ALIGNMENT)
-            tables.append(_table(context, found))
-            drops += bad
+        for chunk in file.read(first, last, pick=_FIELDS):
+            sieve = Sieve(chunk, _FIELDS, file.superseded)
+            tables.append(_table(context, sieve, boxes))
+            drops += sieve.drops(ALIGNMENT)
         table = pa.concat_tables([ALIGNMENT.schema.empty_table(), *tables])
         return UnitRows({ALIGNMENT.name: table}, {ALIGNMENT.name: last - first}, drops)
 
@@ -92,163 +108,126 @@ class TOD3CapBuilder:
 BUILDER = TOD3CapBuilder()
 
 
-class _Described(NamedTuple):
-    """What one record says, checked."""
-
-    record: RawRecord
-    annotation: int
-    """Row of the nuScenes annotation."""
-    sample: int
-    view: str
-    offset_m: tuple[float, float]
-    """Forward and left, EGO, as the file has it; NaN where it has none."""
-    appearance: str
-    motion: str
-    environment: str
-    relation: str
-    flags: tuple[str, ...]
-
-
 @dataclass(frozen=True, eq=False)
-class _Describer:
-    """Turns records into `_Described`."""
+class _Boxes:
+    """What records are checked against; arrays run over the annotations."""
 
-    context: Context
-    superseded: set[int]
     row_of_token: Mapping[str, int]
     passes: npt.NDArray[np.bool_]
     sample_id: npt.NDArray[np.int32]
     instance_id: npt.NDArray[np.int32]
     instance_tokens: Sequence[str]
-    categories: Sequence[str]
+    """Of the instances."""
 
     @classmethod
-    def of(cls, context: Context, source: str) -> _Describer:
-        nuscenes = context.nuscenes
-        annotations = nuscenes.annotations
+    def of(cls, context: Context) -> _Boxes:
+        annotations = context.nuscenes.annotations
         return cls(
-            context,
-            set(context.records(source, _PART).superseded.tolist()),
             context.annotation_rows,
             passes_filter(annotations, context.request.settings),
             annotations["sample_id"].to_numpy(),
             annotations["instance_id"].to_numpy(),
-            nuscenes.instances["token"].to_pylist(),
-            nuscenes.instances["category"].to_pylist(),
-        )
-
-    def __call__(self, record: RawRecord) -> _Described:
-        """The checked record.
-
-        Raises:
-            BadRecordError: it yields no row.
-        """
-        check_current(record, self.superseded)
-        fields = fields_of(record)
-        row = self.row_of_token.get(record.key)
-        if row is None:
-            detail = f"nuScenes has no annotation {record.key:.40}"
-            raise BadRecordError("unknown_annotation", detail)
-        keyframes = self.context.keyframes
-        sample = sample_of(keyframes.token[self.sample_id[row]], keyframes)
-        self._check_tokens(fields, row, sample)
-        if not self.passes[row]:
-            name = self.context.request.settings.object_filter
-            detail = f"box {record.key} does not pass the filter {name!r}"
-            raise BadRecordError("filtered", detail, keyframes.split[sample])
-        return self._described(record, fields, row, sample)
-
-    def _check_tokens(self, fields: Mapping[str, Any], row: int, sample: int) -> None:
-        """Refuse a record that says of its box what nuScenes does not."""
-        keyframes = self.context.keyframes
-        for key, token in (
-            ("sample_token", keyframes.token[sample]),
-            ("instance_token", self.instance_tokens[self.instance_id[row]]),
-        ):
-            if fields.get(key, token) != token:
-                detail = f"key {key!r} is {fields[key]!r:.40}, but the box has {token}"
-                raise BadRecordError("token_mismatch", detail, keyframes.split[sample])
-
-    def _described(
-        self, record: RawRecord, fields: Mapping[str, Any], row: int, sample: int
-    ) -> _Described:
-        flags = []
-        looks = _part(fields, "attribute")
-        if not looks:
-            flags.append("empty_appearance")
-            looks = _category_words(self.categories[self.instance_id[row]])
-        motion, environment = _part(fields, "motion"), _part(fields, "map")
-        relation = _part(fields, "relation")
-        if not environment:
-            flags.append("empty_map_caption")
-        if not relation:
-            flags.append("relation_none")
-        if not _something(text_of(fields, "final_caption", optional=True)):
-            flags.append("synth_final_caption")
-        return _Described(
-            record,
-            row,
-            sample,
-            _view(fields),
-            _offset_m(fields),
-            _with_article(looks),
-            motion,
-            environment,
-            relation,
-            tuple(flags),
+            context.nuscenes.instances["token"].to_pylist(),
         )
 
 
-def _table(context: Context, found: Sequence[_Described]) -> pa.Table:
-    annotations = context.nuscenes.annotations.take(
-        pa.array([d.annotation for d in found], pa.int64())
+def _table(context: Context, sieve: Sieve, boxes: _Boxes) -> pa.Table:
+    """The rows of a chunk."""
+    rows = sieve.kept(
+        box=_box_rows(context, sieve, boxes),
+        **{name: _parts(sieve, aspect) for name, aspect in _ASPECTS.items()},
+        final=list(map(_something, sieve.texts("final_caption", optional=True))),
+        view=list(map(_view, sieve.texts("cam_file", optional=True))),
+        offset_m=list(map(_offset_m, sieve.columns["localization_caption"])),
+        **_where(context, sieve),
     )
-    places = places_of(context, annotations)
-    off = _residual_m(found, places.ego_m) > MAX_RESIDUAL_M
-    full = context.request.settings.object_caption == "full"
+    found = context.nuscenes.annotations.select(_COLUMNS).take(pa.array(rows["box"], pa.int64()))
+    places, agents = places_of(context, found), object_columns(context, found)
     xy = places.lidar_m[:, :2]
-    rows = [
-        _row(d, _whole_caption(d) if full else _capital(d.appearance), x, y, far=far)
-        for d, (x, y), far in zip(found, xy.tolist(), off.tolist(), strict=True)
-    ]
-    extra = {
-        **object_columns(context, annotations),
-        **{"x_m": xy[:, 0].astype(np.float32), "y_m": xy[:, 1].astype(np.float32)},
-        **{n: [getattr(d, n) for d in found] for n in _ASPECTS},
+    offset = np.array(rows["offset_m"], np.float64).reshape(-1, 2)
+    far = np.hypot(*(offset - places.ego_m[:, :2]).T) > MAX_RESIDUAL_M
+    absent = ([not text for text in rows[name]] for name in _FLAGS)
+    made: dict[str, Any] = {
+        **agents,
+        "row_id": rows["source_key"],
+        "sample_id": found["sample_id"],
+        "task": "object_caption",
+        "sentinels": "<object>",
+        "question": DEFAULT.question("object_caption"),
+        "appearance": list(map(_looks, rows["appearance"], agents["category"].to_pylist())),
+        "x_m": xy[:, 0].astype(np.float32),
+        "y_m": xy[:, 1].astype(np.float32),
+        "flags": list(map(_flags, *absent, far.tolist())),
     }
-    return text_table(ALIGNMENT, BUILDER.name, UNSTATED, context.keyframes, rows, extra)
+    rows |= made
+    rows["answer"] = list(map(_placed, _captions(rows), xy.tolist()))
+    return text_table(ALIGNMENT, BUILDER.name, UNSTATED, context.keyframes, rows)
 
 
-def _row(d: _Described, caption: str, x_m: float, y_m: float, *, far: bool) -> TextRow:
-    # Adding 0.0 turns a rounded -0.0 into 0.0: "-0.00" would be a second spelling to learn.
-    text = f"{caption} at ({round(x_m, 2) + 0.0:.2f},{round(y_m, 2) + 0.0:.2f})."
-    return TextRow(
-        d.record.key,
-        d.sample,
-        "object_caption",
-        "<object>",
-        DEFAULT.question("object_caption"),
-        text,
-        text,
-        d.record.key,
-        d.record.row,
-        d.record.raw,
-        view=d.view,
-        flags=(*d.flags, "coord_residual_gt_1m") if far else d.flags,
-    )
+def _box_rows(context: Context, sieve: Sieve, boxes: _Boxes) -> list[int]:
+    """The rows of the records' annotations.
+
+    A record falls out that has none, that says of it what nuScenes does not, or that the filter
+    holds back.
+    """
+    keys, keyframes = sieve.chunk.keys, context.keyframes
+    rows = [boxes.row_of_token.get(key, -1) for key in keys]
+    sieve.decide(rows, [i for i, row in enumerate(rows) if row < 0], lambda i: _unknown(keys[i]), 0)
+    tokens = [keyframes.token[sample] for sample in boxes.sample_id[rows].tolist()]
+    samples = sieve.samples(tokens, keyframes)
+    instances = [boxes.instance_tokens[i] for i in boxes.instance_id[rows].tolist()]
+    for name, expected in (("sample_token", tokens), ("instance_token", instances)):
+        said = sieve.columns[name]
+        for i, token in enumerate(expected):
+            if said[i] == token or said[i] is ABSENT:
+                continue
+            detail = f"key {name!r} is {said[i]!r:.40}, but the box has {token}"
+            error = BadRecordError("token_mismatch", detail, keyframes.split[samples[i]])
+            sieve.refuse(i, error)
+    for i in np.flatnonzero(~boxes.passes[rows]).tolist():
+        policy = context.request.settings.object_filter
+        detail = f"box {keys[i]} does not pass the filter {policy!r}"
+        sieve.refuse(i, BadRecordError("filtered", detail, keyframes.split[samples[i]]))
+    return rows
 
 
-def _residual_m(found: Sequence[_Described], ego_m: FloatArray) -> FloatArray:
-    """(M,) distances between the file's offsets and the boxes, NaN where it has none."""
-    offsets = np.array([d.offset_m for d in found], np.float64).reshape(-1, 2)
-    return np.hypot(*(offsets - ego_m[:, :2]).T)
+def _unknown(key: str) -> int:
+    raise BadRecordError("unknown_annotation", f"nuScenes has no annotation {key:.40}")
 
 
-def _part(fields: Mapping[str, Any], aspect: str) -> str:
-    """A part of the caption, cleaned; it stands in an object of its own or by itself."""
+def _parts(sieve: Sieve, aspect: str) -> list[str]:
+    """A part of the captions, cleaned; it stands in an object of its own or by itself."""
     name = f"{aspect}_caption"
-    value = fields.get(name)
-    return _something(text_of(value if isinstance(value, dict) else fields, name, optional=True))
+    own = sieve.columns[name]
+    values = [value.get(name, ABSENT) if type(value) is dict else value for value in own]
+    return list(map(_something, sieve.stripped(values, name, optional=True)))
+
+
+def _where(context: Context, sieve: Sieve) -> dict[str, list[str]]:
+    """The parts that only whole captions hold."""
+    if context.request.settings.object_caption != "full":
+        return {}
+    return {name: _parts(sieve, name) for name in ("localization", "depth")}
+
+
+def _captions(rows: Mapping[str, list[str]]) -> Iterable[str]:
+    """What is said of the agents before their positions."""
+    if "depth" not in rows:
+        return map(_capital, rows["appearance"])
+    return map(_whole_caption, *(rows[name] for name in ("final", "appearance", *_SAID)))
+
+
+def _placed(text: str, xy_m: Sequence[float]) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0: "-0.00" would be a second spelling to learn.
+    x, y = xy_m
+    return f"{text} at ({round(x, 2) + 0.0:.2f},{round(y, 2) + 0.0:.2f})."
+
+
+@cache
+def _flags(*holds: bool) -> tuple[str, ...]:
+    """The flags of a row for which those of `_FLAGS` hold, and that its offset is far off."""
+    names = (*_FLAGS.values(), "coord_residual_gt_1m")
+    return tuple(name for name, it_does in zip(names, holds, strict=True) if it_does)
 
 
 @lru_cache(maxsize=1 << 14)  # the parts are templates and repeat a thousandfold
@@ -259,8 +238,9 @@ def _something(text: str) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def _with_article(looks: str) -> str:
-    looks = looks.lower()
+def _looks(appearance: str, category: str) -> str:
+    """What an agent looks like, or else what it is, with an article."""
+    looks = (appearance or _category_words(category)).lower()
     if _DETERMINER.match(looks):
         return looks
     return f"{'an' if looks[0] in 'aeiou' else 'a'} {looks}"
@@ -273,34 +253,29 @@ def _category_words(category: str) -> str:
     return " ".join(reversed(named or words)).replace("_", " ")
 
 
-def _whole_caption(d: _Described) -> str:
-    """Everything that the record says, its own caption where it has one; ends with "It is"."""
-    fields = d.record.value
-    if final := _something(text_of(fields, "final_caption", optional=True)):
+def _whole_caption(final: str, appearance: str, *parts: str) -> str:
+    """Everything that a record says, its own caption where it has one; ends with "It is"."""
+    if final:
         return f"{sentence(final)} It is"
-    where = (_part(fields, "localization"), _part(fields, "depth"))
-    parts = (*where, d.motion, d.environment, d.relation)
     said = [f"It is {part[0].lower()}{part[1:]}." for part in parts if part]
-    return " ".join([f"{_capital(d.appearance)}.", *said, "It is"])
+    return " ".join([f"{_capital(appearance)}.", *said, "It is"])
 
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _view(fields: Mapping[str, Any]) -> str:
-    parts = text_of(fields, "cam_file", optional=True).split("/")
-    return next((part for part in parts if part in CAMERA_CHANNELS), "")
+def _view(path: str) -> str:
+    return next((part for part in path.split("/") if part in CAMERA_CHANNELS), "")
 
 
-def _offset_m(fields: Mapping[str, Any]) -> tuple[float, float]:
-    place = fields.get("localization_caption")
-    forward, left = (_number(place, k) for k in ("x_offset", "y_offset"))
-    return forward, left
+def _offset_m(place: object) -> tuple[float, float]:
+    """Forward and left, EGO, as the file has it; NaN where it has none."""
+    if not isinstance(place, dict):
+        return math.nan, math.nan
+    return _number(place.get("x_offset")), _number(place.get("y_offset"))
 
 
-def _number(fields: object, name: str) -> float:
-    """A number of an object that may be anything; NaN where there is none."""
-    value: Any = fields.get(name) if isinstance(fields, dict) else None
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and abs(value) < _FARTHEST_M else math.nan
+def _number(value: Any) -> float:
+    known = type(value) in (float, int) and abs(value) < _FARTHEST_M
+    return float(value) if known else math.nan

@@ -8,6 +8,8 @@ import pytest
 from factories.builds import expanded, make_build, write_files
 from factories.small_tree import write_small_tree
 
+from odvla_bench.datasets.reader import Build
+
 GOLDENS = Path(__file__).parents[2] / "goldens/instructions"
 
 
@@ -15,9 +17,8 @@ GOLDENS = Path(__file__).parents[2] / "goldens/instructions"
 def test_golden_build(tmp_path: Path, path: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
     language = write_files(tmp_path / "language", golden["files"])
-    build = make_build(
-        write_small_tree(tmp_path / "tree"), tmp_path / "build", path.stem, language=language
-    )
+    tree = write_files(write_small_tree(tmp_path / "tree"), golden.get("nuscenes_files", {}))
+    build = make_build(tree, tmp_path / "build", path.stem, language=language)
     for table, rows in expanded(golden["rows"]).items():
         found = build.table(table).to_pylist()
         assert [r["row_id"] for r in found] == [r["row_id"] for r in rows]
@@ -33,6 +34,13 @@ def test_golden_build(tmp_path: Path, path: Path) -> None:
     for table, account in accounts.items():
         assert account["read"] == account["kept"] + sum(account["dropped"].values())
         assert account["kept"] == build.table(table).num_rows
+    made = {f["path"]: f["fingerprint"] for f in files_of(build)}
+    assert made == golden.get("fingerprints", made)
+
+
+def files_of(build: Build) -> list[dict[str, Any]]:
+    tables = build.manifest["tables"].values()
+    return [file for splits in tables for split in splits.values() for file in split["files"]]
 
 
 def _rounded(value: Any) -> Any:
