@@ -10,6 +10,7 @@ from odvla_bench.baselines.opendrivevla.answering import Decoding
 from odvla_bench.baselines.opendrivevla.predict import Prediction, predict
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS
 from odvla_bench.baselines.opendrivevla.tokens import ANNOTATIONS
+from odvla_bench.baselines.threads import at_most_threads
 from odvla_bench.baselines.training.config import TrainConfig, make_config
 from odvla_bench.baselines.training.run import TINY, train
 from odvla_bench.baselines.training.trainer import Report
@@ -18,6 +19,8 @@ from odvla_bench.datasets.schema import STAGE_TABLES
 
 CODEC = "bins"
 """A token a coordinate: what so small a model learns in minutes."""
+
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def train_tiny(
     total, done = sum(s.steps for s in present), 0
     for stage in present:
         config = _config(build, stage, str(model), out, split=split, inputs=inputs, seed=seed)
-        model = train(config, report=_counting(report, stage.name, done, total))
+        with at_most_threads(_THREADS):
+            model = train(config, report=_counting(report, stage.name, done, total))
         done += stage.steps
     return Path(model)
 
@@ -78,7 +82,8 @@ def predict_tiny(build: Build, model: Path, out: Path, *, split: str = "val") ->
     prediction = Prediction(
         str(model), build.path, out, split=split, tokens=ANNOTATIONS, decoding=Decoding(64, 32)
     )
-    return predict(prediction)
+    with at_most_threads(_THREADS):
+        return predict(prediction)
 
 
 def _config(
