@@ -37,7 +37,7 @@ class DemoStage:
 STAGES = (
     DemoStage("1", 60, 4e-3, 1_000),
     DemoStage("2", 60, 2e-3, 1_000),
-    DemoStage("2.5", 300, 4e-3, 8_000),
+    DemoStage("2.5", 150, 4e-3, 3_000),
     DemoStage("3", 1_600, 4e-3),
 )
 
