@@ -7,7 +7,6 @@ no image, and so measures how far the status of the ego alone carries on this be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from odvla_bench.baselines.ego import Waypoints, constant_turn_rate
 from odvla_bench.baselines.inputs import ModelInput, read_inputs
+from odvla_bench.baselines.threads import at_most_threads
 from odvla_bench.datasets.nuscenes.ego import COMMANDS
 from odvla_bench.datasets.nuscenes.tables import list_column
 from odvla_bench.datasets.reader import Build
@@ -58,7 +58,7 @@ class EgoMlp:
         features = self._features(inputs)
         self._mean, self._std = features.mean(0), features.std(0) + 1e-3
         target = (future - constant_turn_rate(inputs)) * valid[..., None]
-        with torch.random.fork_rng(devices=[]), _one_thread():
+        with torch.random.fork_rng(devices=[]), at_most_threads(1):
             torch.manual_seed(self._config.seed)
             self._network = self._fit(self._normal(features), target, valid)
 
@@ -128,19 +128,6 @@ class EgoMlp:
             optimizer.step()
             schedule.step()
         return network.eval()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Layers this small lose more to threads waiting for each other than they gain."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _batches(n: int, size: int, count: int) -> Iterator[Any]:

@@ -14,10 +14,12 @@ from odvla_bench.datasets.reader import open_build
 SCRIPT = "from odvla_bench.cli.main import run; run()"
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, code: int = 0, before: str = "pass"
+) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own and check its exit code; no traceback ever."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
+        [sys.executable, "-c", f"import sys; {before}\n{SCRIPT}", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -198,6 +200,30 @@ def test_text_predictions_with_the_released_repairs(build_dir: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_demo(tmp_path: Path) -> None:
-    done = run("demo", "--out", tmp_path, "--scenes", "4")
+    done = run("demo", "--out", tmp_path, "--scenes", "4", "--no-tiny")
     assert "ego-mlp" in done.stdout
     assert (tmp_path / "plans.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_demo_without_torch_leaves_the_models_out(tmp_path: Path) -> None:
+    done = run("demo", "--out", tmp_path, "--scenes", "4", before="sys.modules['torch'] = None")
+    for model in ("ego-mlp", "tiny"):
+        assert f"left out: {model} needs `torch`, which is not installed. Install" in done.stderr
+        assert not (tmp_path / "results" / model).exists()
+    assert (tmp_path / "results" / "constant-velocity" / "results.json").exists()
+
+
+def test_tiny_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from odvla_bench.cli.demo import plan_with_tiny\n"
+        "from pathlib import Path\n"
+        "try: plan_with_tiny(None, Path('a'), Path('b'), 0)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "MissingDependencyError tiny needs `torch`, which is not installed. "
+        "Install it with: pip install 'odvla-bench[train]'\n"
+    )

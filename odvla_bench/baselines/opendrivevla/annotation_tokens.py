@@ -125,19 +125,21 @@ def scene_tokens(
     bearing = np.rad2deg(np.arctan2(-boxes[:, 0], boxes[:, 1]))
     distance = np.hypot(boxes[:, 0], boxes[:, 1])
     ring = np.searchsorted(-np.array(_RINGS_M), -distance, side="right") - 1
-    tokens = []
-    for camera in CAMERAS:
-        left = _SECTORS_DEG[camera] + _SECTOR_DEG / 2 - bearing
-        column = np.floor((left % 360) / (_SECTOR_DEG / columns)).astype(np.int64)
-        for cell in range(rows * columns):
-            inside = (ring == cell // columns) & (column == cell % columns)
-            counts = np.bincount(labels[inside], minlength=len(CLASSES))
-            nearest = distance[inside].min(initial=2 * REACH_M)
-            moving = velocity_mps[inside].mean(0) if inside.any() else np.zeros(2)
-            place = [_SECTORS_DEG[camera] / 180, cell // columns / rows, cell % columns / columns]
-            numbers = np.array([nearest / (2 * REACH_M), *(moving / 40), *place])
-            tokens.append(_padded(np.log1p(counts)[None], _waves(numbers[None])))
-    return np.concatenate(tokens)
+    middle = np.array([_SECTORS_DEG[camera] for camera in CAMERAS])
+    left = middle[:, None] + _SECTOR_DEG / 2 - bearing
+    column = np.floor((left % 360) / (_SECTOR_DEG / columns)).astype(np.int64)
+    camera, box = np.nonzero(column < columns)
+    cell = (camera * rows + ring[box]) * columns + column[camera, box]
+    places = np.indices((len(CAMERAS), rows, columns)).reshape(3, -1)
+    counts = np.zeros((places.shape[1], len(CLASSES)))
+    nearest, moving = np.full(len(counts), 2 * REACH_M), np.zeros((len(counts), 2))
+    np.add.at(counts, (cell, labels[box]), 1)
+    np.minimum.at(nearest, cell, distance[box])
+    np.add.at(moving, cell, velocity_mps[box])
+    moving /= np.maximum(counts.sum(1, keepdims=True), 1)
+    place = [middle[places[0]] / 180, places[1] / rows, places[2] / columns]
+    numbers = np.column_stack([nearest / (2 * REACH_M), moving / 40, *place])
+    return _padded(np.log1p(counts), _waves(numbers))
 
 
 def _waves(values: Array) -> Array:

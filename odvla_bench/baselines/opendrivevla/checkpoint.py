@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM
 
 from odvla_bench.baselines.opendrivevla.configuration import ADDED_TOKENS, OpenDriveVLAConfig
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
+from odvla_bench.baselines.opendrivevla.ordered_tokens import axes, wave_rows
 from odvla_bench.baselines.opendrivevla.perception.checkpoint import HF_PREFIX
 from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor, with_added_tokens
 from odvla_bench.datasets.waypoints import WaypointCodec
@@ -79,10 +80,19 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
 
 
 def with_codec_tokens(loaded: Loaded, codec: WaypointCodec) -> None:
-    """Give a model the tokens of a waypoint codec, with random embeddings where they are new."""
-    tokenizer = with_added_tokens(loaded.processor.tokenizer, codec.tokens())
-    if len(tokenizer) > loaded.model.config.vocab_size:
-        loaded.model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    """Give a model the tokens of a waypoint codec; where they are new, see `ordered_tokens`."""
+    new = codec.tokens()
+    tokenizer = with_added_tokens(loaded.processor.tokenizer, new)
+    model = loaded.model
+    if len(tokenizer) <= model.config.vocab_size:
+        return
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    first = int(tokenizer.convert_tokens_to_ids(new[0]))
+    for rows in {id(m): m for m in (model.model.embed_tokens, model.lm_head)}.values():
+        with torch.no_grad():
+            for start, count in axes(new):
+                size = (count, rows.weight.shape[1], model.config.initializer_range)
+                rows.weight[first + start : first + start + count] = wave_rows(*size)
 
 
 def read_config(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ For tests and demos: nothing is downloaded, and all four stages run in minutes o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,18 +17,24 @@ from transformers import GenerationConfig, Qwen2Tokenizer
 from odvla_bench.baselines.opendrivevla.checkpoint import Loaded
 from odvla_bench.baselines.opendrivevla.configuration import OpenDriveVLAConfig
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
+from odvla_bench.baselines.opendrivevla.ordered_tokens import wave_rows
 from odvla_bench.baselines.opendrivevla.processing import (
     IM_END,
     IM_START,
     OpenDriveVLAProcessor,
     with_added_tokens,
 )
+from odvla_bench.datasets.nuscenes.ego import COMMANDS
 from odvla_bench.datasets.prompts import PROFILES
 
 VOCABULARY = 1_200
 MAX_LENGTH = 4_096
 _DEVIATION = 0.1
 """Of initial weights; with Qwen2's 0.02 so narrow a model learns to copy numbers much later."""
+
+_UNITS = (" m/s", " m/s²", " rad", " rad/s")
+_FILLED_IN = re.compile(r"\{\w+\}|<\w+>|\n")
+"""Between phrases of a profile: fields, sentinels and added tokens, ends of lines."""
 
 _CAPTION_WORDS = (
     "a an the is are car truck bus trailer bicycle motorcycle pedestrian barrier traffic cone "
@@ -37,8 +44,20 @@ _CAPTION_WORDS = (
 )
 
 
+NUMBERS = (
+    *(f"-{n / 10:.1f}" for n in reversed(range(1_000))),
+    *(f"{n / 10:.1f}" for n in range(1_000)),
+)
+"""Numbers to a tenth, ascending, each a token: a number in a prompt is one of them and a digit.
+Digit by digit, so small a model needs far more examples until it reads a speed."""
+
+
 def tiny_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen2's rules, trained on prompts; the same for the same seed."""
+    """A byte-level BPE with Qwen2's rules and further tokens for what all prompts are made of.
+
+    Numbers and fixed phrases are a token each, so that a prompt is a third as long and what it
+    says of the ego vehicle stands at the same places in all of them. The same for the same seed.
+    """
     blank = Qwen2Tokenizer(vocab={}, merges=[])
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -56,7 +75,7 @@ def tiny_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
         additional_special_tokens=[IM_START],
         model_max_length=MAX_LENGTH,
     )
-    return with_added_tokens(tokenizer)
+    return with_added_tokens(tokenizer, [*NUMBERS, *_phrases()])
 
 
 def tiny_model(
@@ -89,10 +108,23 @@ def tiny_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = OpenDriveVLAForConditionalGeneration(config)
+        first = tokenizer.convert_tokens_to_ids(NUMBERS[0])
+        rows = wave_rows(len(NUMBERS), hidden_size, _DEVIATION)
+        model.model.embed_tokens.weight.data[first : first + len(NUMBERS)] = rows
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return Loaded(model, OpenDriveVLAProcessor(tokenizer, profile))
+
+
+def _phrases() -> list[str]:
+    """The texts that prompts have in common, without what is filled in."""
+    found = dict.fromkeys([*COMMANDS, *_UNITS])
+    for profile in PROFILES.values():
+        questions = (wording for _, wordings in profile.questions for wording in wordings)
+        for text in (profile.system, *(line for _, line in profile.lines), *questions):
+            found |= dict.fromkeys(_FILLED_IN.split(text))
+    return [phrase for phrase in found if len(phrase) > 1]
 
 
 def _corpus(seed: int) -> Iterator[str]:

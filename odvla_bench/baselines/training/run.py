@@ -66,7 +66,9 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
         system_file=config.system_file,
     )
     source = open_source(config.tokens, build, visual=prompting.visual, source=source)
-    loaded = _model(config, prompting)
+    with torch.random.fork_rng(devices=[]):  # else weights would depend on what ran before
+        torch.manual_seed(config.seed)
+        loaded = _model(config, prompting)
     conversations = read_conversations(
         build, config.stage, config.split, prompting, answers=True, limit=config.limit
     )

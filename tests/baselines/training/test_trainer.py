@@ -16,7 +16,7 @@ from odvla_bench.baselines.opendrivevla.conversations import read_conversations
 from odvla_bench.baselines.opendrivevla.prompting import make_prompting
 from odvla_bench.baselines.opendrivevla.tiny import tiny_model
 from odvla_bench.baselines.training.checkpoints import checkpoints
-from odvla_bench.baselines.training.run import open_run, train
+from odvla_bench.baselines.training.run import open_run, prepare, train
 from odvla_bench.baselines.training.trainer import TrainingError, schedule
 from odvla_bench.datasets.build import build
 from odvla_bench.datasets.builders.base import BuildRequest
@@ -64,6 +64,18 @@ def test_a_stopped_run_ends_with_the_same_parameters(config, start, tmp_path):
     assert_same(weights(trainer.run()), whole)
     before = weights(tmp_path / "start")
     assert any(not torch.equal(before[k], whole[k]) for k in whole)
+
+
+def test_the_seed_decides_new_weights_whatever_ran_before(config):
+    def begin(global_seed, **changes):
+        torch.manual_seed(global_seed)
+        settings = config(settings=["waypoint_codec=bins"], **changes)
+        return prepare(settings).loaded.model.state_dict()
+
+    first = begin(1)
+    assert_same(first, begin(2))
+    other = begin(1, seed=7)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
 
 
 def test_a_checkpoint_of_another_run_is_refused(config, start):
