@@ -32,6 +32,7 @@ from odvla_bench.datasets.schema import STAGE_TABLES
 from odvla_bench.datasets.writer import whole_file
 from odvla_bench.errors import InputError
 from odvla_bench.predictions import write_predictions
+from odvla_bench.predictions.writer import footer_of
 from odvla_bench.provenance import digest_text, package_version
 from odvla_bench.registry import suggest
 
@@ -255,4 +256,5 @@ def _write(prediction: Prediction, answers: pa.Table) -> None:
 
 def _write_answers(path: Path, answers: pa.Table, metadata: dict[str, str]) -> None:
     with whole_file(path) as temporary:
-        pq.write_table(answers.replace_schema_metadata(metadata), temporary, compression="zstd")
+        whole = answers.replace_schema_metadata(footer_of(metadata))
+        pq.write_table(whole, temporary, compression="zstd")
