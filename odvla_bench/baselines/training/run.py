@@ -94,6 +94,7 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
             prompting,
             answers=True,
             limit=config.validation_limit,
+            spread=True,
         )
         validate = Validator(
             held_out,
