@@ -43,7 +43,7 @@ USER = (
 class RandomTokens:
     """Twenty agents and ten map elements a keyframe."""
 
-    fingerprint = "random"
+    signature = fingerprint = "random"
 
     def __getitem__(self, sample_token: str) -> KeyframeFeatures:
         """The same random tokens for every keyframe."""

@@ -111,14 +111,14 @@ def reservations(metadata: Mapping[str, str]) -> str:
     Args:
         metadata: what the writer of the predictions kept beside them.
 
-    >>> reservations({"tokens": "annotations", "decoding": "greedy|constrained:yes"})
+    >>> reservations({"tokens": "annotations|privileged", "decoding": "greedy|constrained:yes"})
     '|constrained:yes|tokens:privileged'
     >>> reservations({"command": "recorded", "decoding": "greedy|constrained:no"})
     ''
     """
     parts = {
         "constrained:yes": "constrained:yes" in metadata.get("decoding", ""),
-        "tokens:privileged": metadata.get("tokens") == "annotations",
+        "tokens:privileged": "privileged" in metadata.get("tokens", "").split("|"),
         f"command:{metadata.get('command', '').replace(' ', '_')}": (
             metadata.get("command", "recorded") != "recorded"
         ),

@@ -71,7 +71,9 @@ def test_of_a_whole_stage_only_the_tasks_answers_are_scored(opened: Build, tmp_p
 
 def test_privileged_answers_say_so(opened: Build, tmp_path: Path) -> None:
     table = pa.Table.from_pylist(answers(opened, "nuscenes_qa"))
-    made = footer_of({"tokens": "annotations", "decoding": "greedy|constrained:no"})
+    made = footer_of(
+        {"tokens": "tokens:annotations|privileged", "decoding": "greedy|constrained:no"}
+    )
     pq.write_table(table.replace_schema_metadata(made), tmp_path / "a.parquet")
     scored = evaluate_language(opened, tmp_path / "a.parquet", "nuscenes_qa", split=SPLIT)
     assert scored.signature.endswith("|tokens:privileged")

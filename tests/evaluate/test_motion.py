@@ -126,7 +126,10 @@ def test_missing_answers_are_listed_unless_allowed(answers, score, rows):
 
 
 def test_how_the_answers_were_made_is_in_the_signature(answers, score):
-    made = {"tokens": "annotations", "decoding": "greedy|max_new_tokens:9|constrained:yes"}
+    made = {
+        "tokens": "tokens:annotations|privileged",
+        "decoding": "greedy|max_new_tokens:9|constrained:yes",
+    }
     assert score(answers(0.0, made=made)).signature.endswith("|constrained:yes|tokens:privileged")
 
 

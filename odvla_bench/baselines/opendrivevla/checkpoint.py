@@ -25,6 +25,8 @@ from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor,
 from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.errors import InputError
 
+MODEL, CHECKPOINTS = "model", "checkpoints"
+"""Folders of a training run: its finished model, and models on the way."""
 PERCEPTION = "model.perception."
 RELEASED_TYPE = "llava_qwen"
 _UNUSED = ("model.image_newline",)
@@ -56,8 +58,9 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
     """Load a model directory or a model of the Hugging Face hub, whatever its layout.
 
     Args:
-        name: one of our directories, one in the layout of the released checkpoint, or a Qwen2
-            language model, which gets the added tokens and new projectors.
+        name: one of our directories or the folder of a finished run, one in the layout of the
+            released checkpoint, or a Qwen2 language model, which gets the added tokens and new
+            projectors.
         dtype: of the weights.
 
     Raises:
@@ -127,12 +130,22 @@ def save_released(loaded: Loaded, folder: Path) -> None:
 
 
 def resolve(name: str) -> Path:
-    """The folder of a model: itself, or the hub's, downloaded to the hub's cache.
+    """The folder of a model: itself, its run's, or the hub's, downloaded to the hub's cache.
+
+    Args:
+        name: a model directory, the folder of a finished training run, or a hub name.
 
     Raises:
-        InputError: neither a folder nor a model that the hub gives.
+        InputError: neither a folder nor a model that the hub gives, or a run that is not finished.
     """
     folder = Path(name)
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    if (folder / CHECKPOINTS).is_dir():
+        raise InputError(
+            f"{folder}: a training run that is not finished. Let it finish, or name one of its "
+            f"{CHECKPOINTS}/step-…."
+        )
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

@@ -37,6 +37,7 @@ from odvla_bench.provenance import digest_text, package_version
 from odvla_bench.registry import suggest
 
 SHARD_ROWS = 256
+WAYPOINT_STAGES = ("2.5", "3")
 _PARTS = ".parts"
 
 ANSWERS = pa.schema(
@@ -82,11 +83,18 @@ class Prediction:
         """Check what can be checked without data.
 
         Raises:
-            InputError: an output that is no Parquet file.
+            InputError: an output that is no Parquet file, or an option that the stage has not.
             UnknownNameError: no such stage.
         """
         if self.stage not in STAGE_TABLES:
             raise suggest(self.stage, list(STAGE_TABLES), kind="stage")
+        if self.command and self.stage != "3":
+            raise InputError("Prompts have a driving command in stage 3 only; leave --command out.")
+        if self.decoding.constrain and self.stage not in WAYPOINT_STAGES:
+            raise InputError(
+                f"Stage {self.stage} answers in words; --constrain is for the waypoints of stages "
+                f"{' and '.join(WAYPOINT_STAGES)}."
+            )
         if self.out.suffix != ".parquet":
             raise InputError(f"{self.out}: predictions of a model are written as .parquet.")
 
@@ -164,7 +172,11 @@ def answer_shard(shard: Shard) -> Path:
 
 
 def prompting_of(prediction: Prediction) -> Prompting:
-    """How the prompts of a model are made: as those that it was trained with."""
+    """How the prompts of a model are made: as those that it was trained with.
+
+    Raises:
+        InputError: a driving command for a model whose prompts show none.
+    """
     config = read_config(prediction.model)
     released = config.get("model_type") == RELEASED_TYPE
     prompting = make_prompting(
@@ -173,7 +185,14 @@ def prompting_of(prediction: Prediction) -> Prompting:
         codec=config.get("waypoint_codec", "text"),
         system_file=prediction.system_file,
     )
-    return prompting.with_command(prediction.command) if prediction.command else prompting
+    if not prediction.command:
+        return prompting
+    if "command" not in prompting.inputs:
+        raise InputError(
+            f"{prediction.model}: trained on prompts without a driving command; --command has no "
+            "effect on it."
+        )
+    return prompting.with_command(prediction.command)
 
 
 @functools.lru_cache(maxsize=1)
@@ -186,7 +205,8 @@ def _answerer(prediction: Prediction, _key: str) -> Answerer:
     bf16 = prediction.dtype == "bfloat16" or (prediction.dtype == "auto" and device != "cpu")
     loaded = open_model(prediction.model, dtype=torch.bfloat16 if bf16 else torch.float32)
     loaded.model.to(device)
-    return Answerer(loaded, prompting, source, prediction.decoding)
+    table = STAGE_TABLES[prediction.stage].name
+    return Answerer(loaded, prompting, source, prediction.decoding, table=table)
 
 
 def _device() -> str:
@@ -223,18 +243,19 @@ def _key(prediction: Prediction) -> str:
 
 def _write(prediction: Prediction, answers: pa.Table) -> None:
     """The predictions file, and beside it the drawn samples."""
-    prompting = prompting_of(prediction)
+    prompting, build = prompting_of(prediction), open_build(prediction.data)
+    source = open_source(prediction.tokens, build, visual=prompting.visual)
     metadata = {
         "model": prediction.model,
         "split": prediction.split,
         "stage": prediction.stage,
-        "build_fingerprint": open_build(prediction.data).fingerprint,
+        "build_fingerprint": build.fingerprint,
         "odvla_bench_version": package_version(),
         "decoding": prediction.decoding.signature,
         "prompts": prompting.profile.digest,
         "inputs": ",".join(prompting.inputs),
         "waypoint_codec": prompting.codec_name,
-        "tokens": prediction.tokens if prompting.visual else "none",
+        "tokens": source.signature if source else "none",
         "sees_the_future": "false",
         "command": prediction.command or "recorded",
         "batch_size": str(prediction.decoding.batch_size),
