@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from odvla_bench.cli import options
 from odvla_bench.cli.console import log, out, print_table
 
+TABLE = "ablation.json"
 _PROTOCOLS = ("uniad", "stp3", "opendrivevla", "exact")
 
 
@@ -36,6 +36,8 @@ def ablate(
     from odvla_bench.baselines.training.ablation import ablate as run
     from odvla_bench.baselines.training.config import make_config
     from odvla_bench.cli.evaluate import number
+    from odvla_bench.datasets.writer import write_json
+    from odvla_bench.evaluate.results import plain
 
     disable_progress_bar()
     made = make_config(
@@ -53,7 +55,7 @@ def ablate(
         split=split,
         report=lambda row, m: log.print(f"{row}: step {m['step']:.0f}/{m['steps']:.0f}"),
     )
-    (out_dir / "ablation.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_json(out_dir / TABLE, plain(results))
     for metric, scale, title in (("l2_m", 1, "average L2, m"), ("collision", 100, "collision, %")):
         rows = [
             (
@@ -64,4 +66,4 @@ def ablate(
             for name, r in results.items()
         ]
         print_table(title, ("row", "inputs", *_PROTOCOLS), rows, numbers_from=2)
-    out.print(f"all numbers: {out_dir / 'ablation.json'}")
+    out.print(f"all numbers: {out_dir / TABLE}")
