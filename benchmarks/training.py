@@ -1,8 +1,8 @@
 """Training and prediction of OpenDriveVLA: packed against one by one; on a GPU, the 0.5B preset.
 
-Of the tables on the CPU, tokens are those that are asked for: of an instruction with its own visual
-prefix. A packed run that shares prefixes trains on the same instructions in fewer positions. On the
-GPU, tokens are positions in a pack that are not filling, and the estimate for the paper's four stages
+On the CPU, tokens are those that are asked for: of an instruction with its own visual prefix. A
+packed run that shares prefixes trains on the same instructions in fewer positions. On the GPU,
+tokens are positions of a pack that are not filling, and the estimate for the paper's four stages
 goes by instructions; images are not in it.
 """
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from odvla_bench.cli import options
 from odvla_bench.cli.console import log, out, print_table
+
+if TYPE_CHECKING:
+    from odvla_bench.metrics.text.profiles import ScoreOptions
 
 HORIZONS = ("1s", "2s", "3s", "avg")
 PICTURE = "worst.png"
@@ -29,8 +32,17 @@ def eval_(
     profile: Annotated[
         str | None, typer.Option(help="Of a language task: how to score, such as nux-ptb.")
     ] = None,
+    bertscore: Annotated[
+        bool, typer.Option("--bertscore", help="Of a language task: add BERTScore.")
+    ] = False,
+    bertscore_model: Annotated[
+        str, typer.Option(help="A model's name, or the folder of one.")
+    ] = "roberta-large",
+    bertscore_layer: Annotated[
+        int | None, typer.Option(help="Layer to compare; needed for a folder.")
+    ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to score.", show_default="the one predicted")
+        str | None, typer.Option(help="Split to score.", show_default="the one predicted, or val")
     ] = None,
     codec: Annotated[str, typer.Option(help="How texts are read: text, delta or bins.")] = "text",
     repair: Annotated[
@@ -62,7 +74,16 @@ def eval_(
         )
         return
     if task != "planning":
-        _eval_language(open_build(data), preds, task, profile, split or "val", out_dir, seed)
+        from odvla_bench.metrics.text.profiles import ScoreOptions
+        from odvla_bench.metrics.text.scoring import TextOptions
+        from odvla_bench.metrics.text.tables import Resampling
+
+        how = ScoreOptions(
+            bertscore,
+            TextOptions(bertscore_model, bertscore_layer),
+            Resampling(seed=seed),
+        )
+        _eval_language(open_build(data), preds, task, profile, split or "val", out_dir, how)
         return
     from odvla_bench.datasets.waypoints import get_codec
     from odvla_bench.evaluate.planning import evaluate_planning
@@ -96,19 +117,16 @@ def _eval_language(
     profile: str | None,
     split: str,
     out_dir: Path | None,
-    seed: int,
+    how: ScoreOptions,
 ) -> None:
     from odvla_bench.cli.score_text import as_json, print_scores
     from odvla_bench.datasets.writer import write_json
     from odvla_bench.evaluate.language import TASKS, evaluate_language
-    from odvla_bench.metrics.text.profiles import ScoreOptions
-    from odvla_bench.metrics.text.tables import Resampling
     from odvla_bench.registry import suggest
 
     if task not in TASKS:
         raise suggest(task, ["planning", "forecasting", *TASKS], kind="task")
-    options = ScoreOptions(resampling=Resampling(seed=seed))
-    table = evaluate_language(build, preds, task, profile=profile, split=split, options=options)
+    table = evaluate_language(build, preds, task, profile=profile, split=split, options=how)
     print_scores(table)
     if out_dir is not None:
         write_json(out_dir / "results.json", {"task": task, "split": split, **as_json(table)})
