@@ -17,8 +17,9 @@ from odvla_bench.baselines.opendrivevla.checkpoint import save_model
 from odvla_bench.baselines.opendrivevla.features import FeatureStore, write_scene
 from odvla_bench.baselines.opendrivevla.tiny import tiny_model
 from odvla_bench.baselines.training import throughput, trainer
+from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import whole_folder
-from odvla_bench.baselines.training.run import open_run, train
+from odvla_bench.baselines.training.run import open_run, prepare, train
 from odvla_bench.baselines.training.stages import freeze, get_stage
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.errors import InputError, MissingDependencyError, OdvlaError
@@ -201,6 +202,33 @@ def test_attention_that_is_not_installed_is_named(config, start, monkeypatch):
     )
     with pytest.raises(InputError, match="attention=flash_attention_2 cannot be used here.*auto"):
         train(config(model=start, settings=["attention=flash_attention_2"]))
+
+
+def test_attention_is_chosen_by_the_device():
+    assert pick_implementation(torch.device("cpu")) == "sdpa"
+    assert pick_implementation(torch.device("cuda")) == "flex_attention"
+    assert pick_implementation(torch.device("cuda"), "flash_attention_3") == "flash_attention_3"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_kernels_that_cannot_share_a_beginning_get_whole_sequences(
+    config, start, all_stages, attention
+):
+    made = config(
+        model=start,
+        stage="2",
+        data=str(all_stages),
+        inputs="ego",
+        pack_length=3000,
+        settings=[f"attention={attention}"],
+    )
+    data = prepare(made).data
+    batch = data[data.packs(0)[0]]
+    shares = any(len(rows) > 1 for rows in batch.rows)
+    assert shares == (attention == "sdpa")
+    # FlashAttention tells sequences apart by positions that start again.
+    starts = int((batch.inputs["position_ids"] == 0).sum())
+    assert starts == len(batch.rows) > 1
 
 
 def test_a_keyframe_without_features_is_named(config, start, build_dir, tmp_path):
