@@ -65,8 +65,9 @@ def read_conversations(
         )
 
     instances = _instance_ids(build, table, split)
-    if limit and spread:
-        shares = _shares(build.source_rows(table, split), limit)
+    sources = build.source_rows(table, split)
+    if limit and spread and sources:
+        shares = _shares(sources, limit)
         parts = [islice(found([s]), 0, n * step, step) for s, (n, step) in shares.items()]
     else:
         parts = [islice(found(), limit or None)]

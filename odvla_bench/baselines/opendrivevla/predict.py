@@ -101,12 +101,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Shard:
-    """Conversations from `start` on, and the file of their answers."""
+    """`rows` conversations from `start` on, and the file of their answers."""
 
     prediction: Prediction
     key: str
     """Digest of all that decides the answers."""
     start: int
+    rows: int
     file: Path
 
 
@@ -136,7 +137,10 @@ def predict(
     key = _key(prediction)
     folder = prediction.out.with_name(prediction.out.name + _PARTS) / key
     starts = range(0, _conversations(prediction, key).num_rows, SHARD_ROWS)
-    shards = [Shard(prediction, key, s, folder / f"{s:08d}.parquet") for s in starts]
+    shards = [
+        Shard(prediction, key, start, SHARD_ROWS, folder / f"{start:08d}.parquet")
+        for start in starts
+    ]
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pending = [s for s in shards[rank::world] if not s.file.is_file()]
     for done, _ in enumerate(
@@ -155,7 +159,7 @@ def predict(
 def answer_shard(shard: Shard) -> Path:
     """Answer one shard's conversations."""
     answerer = _answerer(shard.prediction, shard.key)
-    rows = _conversations(shard.prediction, shard.key).slice(shard.start, SHARD_ROWS)
+    rows = _conversations(shard.prediction, shard.key).slice(shard.start, shard.rows)
     answers = sorted(answerer.answer(rows), key=lambda a: (a.row, a.sample))
     taken = rows.take([a.row for a in answers])
     table = pa.table(

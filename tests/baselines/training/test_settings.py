@@ -81,10 +81,13 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(trained):
 
 
 @pytest.mark.slow
-def test_compiled_layers_give_the_same_parameters(trained):
-    plain, _ = trained("plain")
-    compiled, _ = trained("compiled", "compile=true")
-    assert farthest(plain, compiled) < 1e-5
+def test_compiled_layers_give_the_same_losses_and_gradients(trained):
+    # Not parameters: AdamW's first steps are as long for a gradient of rounding errors.
+    _, plain = trained("plain")
+    _, compiled = trained("compiled", "compile=true")
+    for one, other in zip(plain, compiled, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
+        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-5)
 
 
 def test_losses_are_told_apart_by_task(trained, all_stages):

@@ -10,6 +10,7 @@ from odvla_bench.baselines.opendrivevla.prompting import make_prompting
 from odvla_bench.baselines.training.run import train
 from odvla_bench.baselines.training.validation import text_scores
 from odvla_bench.datasets.reader import open_build
+from odvla_bench.errors import UnknownNameError
 
 
 def rows(*answers):
@@ -104,3 +105,9 @@ def test_rows_to_validate_on_are_spread_over_the_split_and_its_sources(all_stage
     assert [of_qa.index(row) for row in spread[3:5]] == [0, len(of_qa) // 2]
     assert ids(limit=7) == everything[:7]
     assert len(ids(limit=10**6, spread=True)) == len(everything)
+
+
+def test_a_split_to_validate_on_that_is_not_there_is_named(config, all_stages):
+    settings = config(data=str(all_stages), inputs="ego", validation_limit=4)
+    with pytest.raises(UnknownNameError, match="mini_val"):
+        train(settings)
