@@ -79,7 +79,7 @@ def read_motion(path: Path | str, *, codec: WaypointCodec | None = None) -> Moti
         raise InputError(f"{path}: motion is read from files that end in {', '.join(_SUFFIXES)}.")
     problems = Problems(path)
     answers = sorted(_answers(path, problems), key=lambda a: a.sample)
-    if not answers:
+    if not answers and not problems:
         problems.add("no predictions in it")
     problems.raise_any()
     xy, status = _decoded(answers, codec)

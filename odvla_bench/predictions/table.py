@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,15 +114,16 @@ def reservations(metadata: Mapping[str, str]) -> str:
 
     >>> reservations({"tokens": "annotations|privileged", "decoding": "greedy|constrained:yes"})
     '|constrained:yes|tokens:privileged'
-    >>> reservations({"command": "recorded", "decoding": "greedy|constrained:no"})
+    >>> reservations({"command": "turn right", "decoding": "greedy|constrained:no"})
+    '|command:turn_right'
+    >>> reservations({"command": "recorded"})
     ''
     """
+    command = metadata.get("command", "recorded")
     parts = {
         "constrained:yes": "constrained:yes" in metadata.get("decoding", ""),
         "tokens:privileged": "privileged" in metadata.get("tokens", "").split("|"),
-        f"command:{metadata.get('command', '').replace(' ', '_')}": (
-            metadata.get("command", "recorded") != "recorded"
-        ),
+        "command:" + re.sub("[^a-z]+", "_", command): command != "recorded",
         "sees_the_future:yes": metadata.get("sees_the_future") == "true",
     }
     return "".join(f"|{part}" for part, holds in parts.items() if holds)

@@ -123,5 +123,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a whole Parquet file ({error}).") from error
-    for number, record in enumerate(table.to_pylist()):
+    for number, record in enumerate(table.to_pylist(), 1):
         yield f"row {number}", record

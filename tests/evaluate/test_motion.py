@@ -159,6 +159,9 @@ def test_every_bad_row_is_listed(rows, tmp_path):
 
 
 def test_files_of_something_else_are_named(motion_build, build_dir, answers, tmp_path):
+    pq.write_table(pa.table({"sample_token": ["a", "b"], "text": ["", ""]}), tmp_path / "p.parquet")
+    with pytest.raises(PredictionError, match="Defects to mend: 2\n.*row 1: the row_id is None"):
+        read_motion(tmp_path / "p.parquet")
     (tmp_path / "x.parquet").write_bytes(b"junk")
     with pytest.raises(InputError, match="not a whole Parquet file"):
         read_motion(tmp_path / "x.parquet")

@@ -144,8 +144,8 @@ class Trainer:
             raw.set_attn_implementation(self._implementation)
         except ImportError as error:
             raise InputError(
-                f"attention={self._implementation} cannot be used here: {error}. Install what it "
-                "needs, or take attention=auto."
+                f"attention={self._implementation} cannot be used here ({error}). Install what "
+                "it needs, or take attention=auto."
             ) from error
         raw.train()
         if config.gradient_checkpointing:
