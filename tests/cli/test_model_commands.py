@@ -163,3 +163,5 @@ def test_the_ablation_prints_text_only_beside_the_rest(cli, build, tmp_path, mon
     results = json.loads((tmp_path / "a" / "ablation.json").read_text())
     assert results["text-only"]["predictions"]["metadata"]["tokens"] == "none"
     assert "trained with other settings" in cli(*options, "--max-steps", "2", code=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "runs in one process" in cli(*options, "--max-steps", "1", code=2)

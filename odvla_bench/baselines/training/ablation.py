@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -51,8 +52,13 @@ def ablate(
         Row → results under every protocol, see `results_of`.
 
     Raises:
-        InputError: a finished row was trained with other settings.
+        InputError: a finished row was trained with other settings, or torchrun started it.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "The ablation runs in one process. On several devices, run each row by itself: train "
+            "--stage 3 --inputs …, predict, eval."
+        )
     build = open_build(config.data)
     results = {}
     for name, inputs in TABLE_5.items():
