@@ -1,7 +1,9 @@
 """Training and prediction of OpenDriveVLA: packed against one by one; on a GPU, the 0.5B preset.
 
-Tokens are those that are asked for: of an instruction with its own visual prefix. A packed run
-that shares prefixes trains on the same instructions in fewer positions.
+On the CPU, tokens are those that are asked for: of an instruction with its own visual prefix. A
+packed run that shares prefixes trains on the same instructions in fewer positions. On the GPU,
+tokens are positions of a pack that are not filling, and the estimate for the paper's four stages
+goes by instructions; images are not in it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import torch
 from benchmarks.measure import cpu, here, markdown, seconds
 from odvla_bench.baselines.opendrivevla.answering import Answerer, Decoding
 from odvla_bench.baselines.opendrivevla.checkpoint import Loaded
-from odvla_bench.baselines.opendrivevla.configuration import preset_config
+from odvla_bench.baselines.opendrivevla.configuration import (
+    OpenDriveVLAConfig,
+    preset_config,
+)
 from odvla_bench.baselines.opendrivevla.conversations import CONVERSATIONS
 from odvla_bench.baselines.opendrivevla.features import KeyframeFeatures
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
@@ -26,12 +31,25 @@ from odvla_bench.baselines.opendrivevla.tiny import tiny_model
 from odvla_bench.baselines.training.data import Batch, TrainingData
 from odvla_bench.baselines.training.loss import token_losses
 from odvla_bench.baselines.training.stages import STAGES
-from odvla_bench.baselines.training.throughput import flops_per_token, peak_flops
+from odvla_bench.baselines.training.throughput import peak_flops, step_flops
 
+RUNS = 5
 KEYFRAMES, QUESTIONS = 12, 8
-GPU_PACK, GPU_STEPS = 8_192, 8
-PAPER_TOKENS = 420
-"""Positions of an average instruction with its visual tokens; for the estimate only."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much the preset is measured on."""
+
+    keyframes: int = 200
+    pack_length: int = 8_192
+    packs: int = 8
+    """In a pass over them, one optimiser step each."""
+    answers: int = 512
+    batch_size: int = 128
+    new_tokens: int = 75
+    """Of a plan."""
+
 
 USER = (
     "Scene: <scene_start><SCENE><scene_end>\nAgents: <track_start><TRACK><track_end>\n"
@@ -43,7 +61,7 @@ USER = (
 class RandomTokens:
     """Twenty agents and ten map elements a keyframe."""
 
-    fingerprint = "random"
+    signature = fingerprint = "random"
 
     def __getitem__(self, sample_token: str) -> KeyframeFeatures:
         """The same random tokens for every keyframe."""
@@ -112,7 +130,7 @@ def training_table() -> str:
         batches = [data[pack] for pack in data.packs(0)]
         positions = sum(len(b.segment) for b in batches)
         asked = asked or positions
-        runs = here(lambda b=batches: step(loaded.model, b, "sdpa"), repeat=3)  # type: ignore[misc]
+        runs = here(lambda b=batches: step(loaded.model, b, "sdpa"), repeat=RUNS)  # type: ignore[misc]
         base = base or cpu(runs)
         lines.append(
             [
@@ -137,77 +155,130 @@ def prediction_table() -> str:
     for size in (1, 8, 32):
         decoding = Decoding(batch_size=size, max_new_tokens=32)
         answerer = Answerer(loaded, make_prompting(), RandomTokens(), decoding)
-        runs = here(lambda a=answerer: list(a.answer(rows)), repeat=3)  # type: ignore[misc]
+        runs = here(lambda a=answerer: list(a.answer(rows)), repeat=RUNS)  # type: ignore[misc]
         base = base or cpu(runs)
         rate, ratio = rows.num_rows / cpu(runs), base / cpu(runs)
         lines.append([f"batches of {size}", seconds(runs), f"{rate:.1f}", f"{ratio:.1f}"])
     return markdown(("prediction, `tiny`, CPU", "CPU s", "answers/s", "×"), lines)
 
 
-def gpu_tables() -> str:
-    """The 0.5B preset with random weights: tokens, utilisation, predictions a second."""
+def preset_tables(
+    config: OpenDriveVLAConfig, device: torch.device, scale: Scale, *, compiled: bool = True
+) -> str:
+    """A preset with random weights: tokens, utilisation and answers a second of wall time.
+
+    Args:
+        config: of the model.
+        device: where to measure.
+        scale: how much.
+        compiled: compile the decoder layers and skip masked blocks, as `compile=true` trains.
+    """
     tiny = tiny_model()
-    config = preset_config("0.5B")
     config.eos_token_id = config.pad_token_id = tiny.processor.tokenizer.pad_token_id
-    with torch.device("cuda"):
+    with device:
         model = OpenDriveVLAForConditionalGeneration(config)
-    model.set_attn_implementation("flex_attention")
-    for layer in model.model.layers:
+    implementation = "flex_attention" if compiled else "sdpa"
+    model.set_attn_implementation(implementation)
+    for layer in model.model.layers if compiled else ():
         layer.compile()
+    batches, instructions = _packs(tiny, device, scale)
+    took = _training_seconds(model, batches, device, implementation)
+    tokens = sum(int(b.real.sum()) for b in batches)
+    flops = sum(_flops(model, b) for b in batches)
+    peak = peak_flops(device)
+    hours = sum(s.paper_samples for s in STAGES.values()) * took / instructions / 3600
+    training = markdown(
+        (
+            f"training, packs of {scale.pack_length:,}, bf16",
+            *("tokens/s", "of the bf16 peak", "instructions/s", "the paper's 1.6 M, hours"),
+        ),
+        [
+            (
+                torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                f"{tokens / took:,.0f}",
+                f"{flops / took / peak:.1%}" if peak else "-",
+                f"{instructions / took:,.1f}",
+                f"{hours:,.1f} (estimate)",
+            )
+        ],
+    )
+    rate = _answers_per_second(model, tiny.processor, scale)
+    header = (f"prediction, {scale.new_tokens} new tokens, bf16", "answers/s")
+    return f"{training}\n\n{markdown(header, [(f'batches of {scale.batch_size}', f'{rate:.1f}')])}"
+
+
+def _packs(tiny: Loaded, device: torch.device, scale: Scale) -> tuple[list[Batch], int]:
+    """Packs that share prefixes, all of one length, and the instructions in them."""
     data = TrainingData(
-        conversations(200),
+        conversations(scale.keyframes),
         tiny.processor,
         make_prompting().profile.system,
         RandomTokens(),
-        pack_length=GPU_PACK,
-        rows_per_prefix=8,
+        pack_length=scale.pack_length,
+        rows_per_prefix=QUESTIONS,
         fill=True,
     )
-    batches = [data[p].to(torch.device("cuda")) for p in data.packs(0)[:GPU_STEPS]]
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    batches = [data[pack].to(device) for pack in data.packs(0)[: scale.packs]]
+    return batches, sum(len(rows) for batch in batches for rows in batch.rows)
+
+
+def _training_seconds(
+    model: Any, batches: list[Batch], device: torch.device, implementation: str
+) -> float:
+    """Wall seconds of a step on each pack; the least of three passes after one to warm up."""
+    optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
 
     def pass_over() -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = _now(device)
         for batch in batches:
-            with torch.autocast("cuda", torch.bfloat16):
-                loss = (token_losses(model, batch, "flex_attention") * batch.weight).sum()
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = (token_losses(model, batch, implementation) * batch.weight).sum()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return _now(device) - start
 
     pass_over()
-    took = min(pass_over() for _ in range(3))
-    rate = len(batches) * GPU_PACK / took
-    context = float(np.mean([float(b.inputs["position_ids"].float().mean()) for b in batches]))
-    used = rate * flops_per_token(model, context=context) / peak_flops(torch.device("cuda"))
-    hours = sum(s.paper_samples for s in STAGES.values()) * PAPER_TOKENS / rate / 3600
-    training = markdown(
-        ("0.5B, packs of 8,192, bf16", "tokens/s", "of the bf16 peak", "all stages, hours"),
-        [[torch.cuda.get_device_name(), f"{rate:,.0f}", f"{used:.1%}", f"{hours:.1f} (estimate)"]],
-    )
+    return min(pass_over() for _ in range(3))
+
+
+def _flops(model: Any, batch: Batch) -> float:
+    seen = batch.inputs["position_ids"][0][batch.real].float() + 1
+    context = float(seen.mean())
+    return step_flops(model, positions=len(seen), kept=len(batch.kept), context=context)
+
+
+def _answers_per_second(model: Any, processor: Any, scale: Scale) -> float:
+    """Greedy answers of full length."""
     model.set_attn_implementation("sdpa")
-    answerer = Answerer(
-        Loaded(model.to(torch.bfloat16), tiny.processor),
-        make_prompting(),
-        RandomTokens(),
-        Decoding(batch_size=128, max_new_tokens=75),
-    )
-    rows = conversations(64)
-    list(answerer.answer(rows.slice(0, 128)))
-    start = time.perf_counter()
+    loaded = Loaded(model.to(torch.bfloat16), processor)
+    loaded.model.generation_config.eos_token_id = None  # random weights would stop anywhere
+    loaded.model.config.eos_token_id = None
+    decoding = Decoding(batch_size=scale.batch_size, max_new_tokens=scale.new_tokens)
+    answerer = Answerer(loaded, make_prompting(), RandomTokens(), decoding)
+    rows = conversations(scale.answers // QUESTIONS)
+    list(answerer.answer(rows.slice(0, scale.batch_size)))
+    start = _now(model.device)
     list(answerer.answer(rows))
-    rate = rows.num_rows / (time.perf_counter() - start)
-    return f"{training}\n\n{markdown(('0.5B, batches of 128', 'answers/s'), [['', f'{rate:.1f}']])}"
+    return rows.num_rows / (_now(model.device) - start)
+
+
+def _now(device: torch.device) -> float:
+    """Wall seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def main() -> None:
     """Print the tables that this machine can measure."""
     torch.set_num_threads(1)
     print(training_table(), prediction_table(), sep="\n\n")
-    print("\n" + (gpu_tables() if torch.cuda.is_available() else "No CUDA device: no GPU figures."))
+    if torch.cuda.is_available():
+        print("\n0.5B with random weights, the language side alone:\n")
+        print(preset_tables(preset_config("0.5B"), torch.device("cuda"), Scale()))
+    else:
+        print("\nNo CUDA device: no GPU figures.")
 
 
 if __name__ == "__main__":

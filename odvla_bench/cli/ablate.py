@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from odvla_bench.cli import options
 from odvla_bench.cli.console import log, out, print_table
 
-_PROTOCOLS = ("uniad", "stp3", "opendrivevla", "exact")
+TABLE = "ablation.json"
+_COLUMNS = {
+    "opendrivevla": ("opendrivevla", None),
+    "opendrivevla (cumulative)": ("opendrivevla", "cumulative"),
+    "uniad": ("uniad", None),
+    "stp3": ("stp3", None),
+    "exact": ("exact", None),
+}
+"""Column → protocol and table of it; the first two are the paper's "UniAD" and "ST-P3"."""
 
 
 def ablate(
@@ -36,6 +43,8 @@ def ablate(
     from odvla_bench.baselines.training.ablation import ablate as run
     from odvla_bench.baselines.training.config import make_config
     from odvla_bench.cli.evaluate import number
+    from odvla_bench.datasets.writer import write_json
+    from odvla_bench.evaluate.results import plain
 
     disable_progress_bar()
     made = make_config(
@@ -53,15 +62,19 @@ def ablate(
         split=split,
         report=lambda row, m: log.print(f"{row}: step {m['step']:.0f}/{m['steps']:.0f}"),
     )
-    (out_dir / "ablation.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_json(out_dir / TABLE, plain(results))
     for metric, scale, title in (("l2_m", 1, "average L2, m"), ("collision", 100, "collision, %")):
-        rows = [
-            (
-                name,
-                ", ".join(TABLE_5[name]),
-                *(number(r["protocols"][p]["table"][metric], "avg", scale, 3) for p in _PROTOCOLS),
-            )
-            for name, r in results.items()
-        ]
-        print_table(title, ("row", "inputs", *_PROTOCOLS), rows, numbers_from=2)
-    out.print(f"all numbers: {out_dir / 'ablation.json'}")
+        rows = []
+        for name, r in results.items():
+            averages = [number(t[metric], "avg", scale, 3) for t in _tables(r)]
+            rows.append((name, ", ".join(TABLE_5[name]), *averages))
+        print_table(title, ("row", "inputs", *_COLUMNS), rows, numbers_from=2)
+    out.print(f"all numbers: {out_dir / TABLE}")
+
+
+def _tables(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table of each column."""
+    found = [
+        (results["protocols"][protocol]["table"], part) for protocol, part in _COLUMNS.values()
+    ]
+    return [table[part] if part else table for table, part in found]

@@ -23,7 +23,8 @@ def eval_(
     data: options.BuildDir,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.")] = None,
     task: Annotated[
-        str, typer.Option(help="planning, nucaption, nuscenes_qa, nux or tod3cap.")
+        str,
+        typer.Option(help="planning, forecasting, nucaption, nuscenes_qa, nux or tod3cap."),
     ] = "planning",
     protocol: Annotated[
         str, typer.Option(help="Comma-separated protocols, or all; see `odvla-bench protocols`.")
@@ -32,7 +33,7 @@ def eval_(
         str | None, typer.Option(help="Of a language task: how to score, such as nux-ptb.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split to score.", show_default="the one predicted")
+        str | None, typer.Option(help="Split to score.", show_default="the one predicted, or val")
     ] = None,
     codec: Annotated[str, typer.Option(help="How texts are read: text, delta or bins.")] = "text",
     repair: Annotated[
@@ -49,9 +50,23 @@ def eval_(
     bertscore_layer: options.BertScoreLayer = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Score predictions on a build: plans by protocols, texts by profiles."""
+    """Score predictions on a build: plans by protocols, agents' motion, texts by profiles."""
     from odvla_bench.datasets.reader import open_build
 
+    if task == "forecasting":
+        from odvla_bench.cli.evaluate_motion import eval_motion
+
+        eval_motion(
+            open_build(data),
+            preds,
+            split=split or "val",
+            codec=codec,
+            repair=repair,
+            allow_partial=allow_partial,
+            out_dir=out_dir,
+            seed=seed,
+        )
+        return
     if task != "planning":
         from odvla_bench.cli.score_text import score_options
 
@@ -94,8 +109,11 @@ def _eval_language(
 ) -> None:
     from odvla_bench.cli.score_text import as_json, print_scores
     from odvla_bench.datasets.writer import write_json
-    from odvla_bench.evaluate.language import evaluate_language
+    from odvla_bench.evaluate.language import TASKS, evaluate_language
+    from odvla_bench.registry import suggest
 
+    if task not in TASKS:
+        raise suggest(task, ["planning", "forecasting", *TASKS], kind="task")
     table = evaluate_language(build, preds, task, profile=profile, split=split, options=choices)
     print_scores(table)
     if out_dir is not None:
@@ -114,10 +132,8 @@ def protocol_names(wanted: str) -> list[str]:
 
 def print_results(results: dict[str, Any]) -> None:
     """The terminal table: one row a protocol and reduction."""
-    parsed = ", ".join(f"{n} {status}" for status, n in results["predictions"]["parsed"].items())
     print_table(
-        f"{results['predictions']['file']} on {results['split']} "
-        f"(build {results['build']['fingerprint'][:12]}; plans: {parsed})",
+        title_of(results, "plans"),
         (
             "protocol",
             "samples",
@@ -129,10 +145,24 @@ def print_results(results: dict[str, Any]) -> None:
     for name, p in results["protocols"].items():
         if p["not_available"]:
             out.print(f"{name}: not available on this build: {', '.join(p['not_available'])}")
+    warn_of_parts(results, "keyframes")
+
+
+def title_of(results: dict[str, Any], what: str) -> str:
+    """File, split, build, and how the predictions were read."""
+    parsed = ", ".join(f"{n} {status}" for status, n in results["predictions"]["parsed"].items())
+    return (
+        f"{results['predictions']['file']} on {results['split']} "
+        f"(build {results['build']['fingerprint'][:12]}; {what}: {parsed})"
+    )
+
+
+def warn_of_parts(results: dict[str, Any], what: str) -> None:
+    """Say so where not exactly the split's keyframes, or rows, were predicted."""
     if not results["comparable"]:
         log.print(
-            f"NOT COMPARABLE: {results['missing']} keyframes of the split have no prediction, "
-            f"{results['unknown']} predictions are of other keyframes."
+            f"NOT COMPARABLE: {results['missing']} {what} of the split have no prediction, "
+            f"{results['unknown']} predictions are of other {what}."
         )
 
 

@@ -84,11 +84,14 @@ def _facts(trainer: Trainer) -> list[tuple[str, str]]:
         f"{trainer.data.rows} of {stage.table} ({left.too_long} too long, "
         f"{left.unseen_agents} about agents without a token)"
     )
+    every = trainer.config.validate_every
+    when = (f"every {every} steps and " if every else "") + "at the end"
     return [
         ("stage", f"{stage.name}: {stage.what}"),
         ("trains", f"{', '.join(trainer.parts)}: {share}"),
         ("instructions", used),
         ("steps", f"{trainer.steps}, from {trainer.step}"),
+        ("validation", when if trainer.validates else "none"),
     ]
 
 

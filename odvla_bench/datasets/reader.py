@@ -37,6 +37,14 @@ class Build:
         """The splits that a table has rows for, sorted."""
         return sorted(self._table(table))
 
+    def source_rows(self, table: str, split: str) -> dict[str, int]:
+        """Rows of a table's split by the source that wrote them, sorted by name."""
+        counts: dict[str, int] = {}
+        for record in self._table(table).get(split, {"files": ()})["files"]:
+            source = Path(record["path"]).parent.name
+            counts[source] = counts.get(source, 0) + record["rows"]
+        return dict(sorted(counts.items()))
+
     def table(
         self,
         name: str,

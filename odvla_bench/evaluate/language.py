@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from odvla_bench.datasets.reader import Build
-from odvla_bench.errors import InputError
+from odvla_bench.errors import InputError, PredictionError
 from odvla_bench.evaluate.dense_frames import dense_frames
 from odvla_bench.metrics import dense_captioning, qa
 from odvla_bench.metrics.signature import with_build
@@ -17,7 +17,8 @@ from odvla_bench.metrics.text import profiles
 from odvla_bench.metrics.text.profiles import NuxParts, ScoreOptions
 from odvla_bench.metrics.text.scoring import CAPTION_METRICS
 from odvla_bench.metrics.text.tables import ScoreTable
-from odvla_bench.predictions.texts import match_answers, read_records
+from odvla_bench.predictions.table import reservations
+from odvla_bench.predictions.texts import Record, match_answers, read_metadata, read_records
 from odvla_bench.registry import Registry, suggest
 
 
@@ -86,9 +87,25 @@ def evaluate_language(
     if task == "tod3cap":
         table = _dense(build, rows, preds, name, split, options)
     else:
-        answers = match_answers(preds, read_records(preds), rows["row_id"].to_pylist())
+        said = _of_task(build, chosen, preds, split)
+        answers = match_answers(preds, said, rows["row_id"].to_pylist())
         table = _texts(rows, answers, name, options)
-    return replace(table, signature=with_build(table.signature, build.fingerprint))
+    made = reservations(read_metadata(preds))
+    return replace(table, signature=with_build(table.signature, build.fingerprint) + made)
+
+
+def _of_task(build: Build, task: LanguageTask, preds: Path, split: str) -> dict[str, Record]:
+    """A file's answers less those to other sources of the table: a stage is predicted whole."""
+    found = read_records(preds)
+    ids = build.table(task.table, split, ("row_id", "source"))
+    of = dict(zip(ids["row_id"].to_pylist(), ids["source"].to_pylist(), strict=True))
+    kept = {key: record for key, record in found.items() if of.get(key) in (None, task.source)}
+    if not kept:
+        raise PredictionError(
+            f"{preds}: none of its {len(found)} answers is to a row of {task.source}; the first is "
+            f"to {next(iter(found))}. Name the task they are for with --task."
+        )
+    return kept
 
 
 def _texts(

@@ -18,6 +18,7 @@ from odvla_bench.metrics.protocols import PROTOCOLS, PlanningProtocol, get_proto
 from odvla_bench.metrics.scores import PlanningScores
 from odvla_bench.metrics.signature import with_build
 from odvla_bench.predictions import PlanningPredictions, check_tokens
+from odvla_bench.predictions.table import reservations
 
 FAILED_PARSE = "stationary"
 """How a text that does not parse is scored: as a plan that stands still. It is never dropped."""
@@ -110,6 +111,7 @@ def _score(
         ground_truth=protocol.ground_truth,
     )
     read = f"|parser:{predictions.parser}|failed_parse:{FAILED_PARSE}"
+    read += reservations(predictions.metadata)
     partial = f"|partial:{len(missing)}_missing" if missing else ""
     return replace(
         scores, signature=with_build(scores.signature, build.fingerprint) + read + partial

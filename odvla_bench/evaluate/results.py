@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from odvla_bench.evaluate.planning import PlanningEvaluation
 from odvla_bench.metrics.protocols import get_protocol
 from odvla_bench.metrics.scores import PlanningScores, compare_scores
 from odvla_bench.provenance import package_version
+
+if TYPE_CHECKING:
+    from odvla_bench.evaluate.motion import MotionEvaluation
 
 RESULTS_FORMAT = 1
 RESULTS, SAMPLES = "results.json", "samples.parquet"
@@ -32,11 +35,17 @@ def results_of(evaluation: PlanningEvaluation, *, seed: int = 0) -> dict[str, An
         evaluation: the scores.
         seed: of the scene-clustered bootstrap behind the 95 % intervals.
     """
+    protocols = {name: _protocol(s, seed) for name, s in evaluation.scores.items()}
+    return {**heading_of(evaluation, "planning"), "protocols": protocols}
+
+
+def heading_of(evaluation: PlanningEvaluation | MotionEvaluation, task: str) -> dict[str, Any]:
+    """What stands at the head of every `results.json`."""
     e = evaluation
     return {
         "results_format": RESULTS_FORMAT,
         "odvla_bench_version": package_version(),
-        "task": "planning",
+        "task": task,
         "split": e.split,
         "build": {"fingerprint": e.build.fingerprint, **e.build.manifest["nuscenes"]},
         "predictions": {
@@ -46,10 +55,9 @@ def results_of(evaluation: PlanningEvaluation, *, seed: int = 0) -> dict[str, An
             "parser": e.predictions.parser,
             "parsed": e.parse_counts,
         },
-        "comparable": e.comparable,
+        "comparable": not e.missing and not e.unknown,
         "missing": len(e.missing),
         "unknown": len(e.unknown),
-        "protocols": {name: _protocol(s, seed) for name, s in e.scores.items()},
     }
 
 
@@ -67,10 +75,15 @@ def _protocol(scores: PlanningScores, seed: int) -> dict[str, Any]:
 
 
 def write_results(evaluation: PlanningEvaluation, results: dict[str, Any], out: Path) -> None:
+    """Write both files; see `write_folder`."""
+    write_folder(samples_table(evaluation), results, out)
+
+
+def write_folder(samples: pa.Table, results: dict[str, Any], out: Path) -> None:
     """Write both files; `results.json` last, so that its presence means that all is there."""
     (out / RESULTS).unlink(missing_ok=True)
     with whole_file(out / SAMPLES) as temporary:
-        pq.write_table(samples_table(evaluation), temporary, compression="zstd")
+        pq.write_table(samples, temporary, compression="zstd")
     write_json(out / RESULTS, plain(results))
 
 
@@ -81,15 +94,15 @@ def samples_table(evaluation: PlanningEvaluation) -> pa.Table:
         "scene_name": pa.array(evaluation.truth.scene.tolist()),
         "n_valid": pa.array(evaluation.truth.n_valid, pa.int8()),
         "parse_status": pa.array(evaluation.parse_status.tolist()),
-        "x_m": _lists(evaluation.xy_m[..., 0], pa.float64()),
-        "y_m": _lists(evaluation.xy_m[..., 1], pa.float64()),
+        "x_m": list_column(evaluation.xy_m[..., 0], pa.float64()),
+        "y_m": list_column(evaluation.xy_m[..., 1], pa.float64()),
     }
     for name, scores in evaluation.scores.items():
         columns[f"{name}__scored"] = pa.array(scores.scored)
-        columns[f"{name}__l2_m"] = _lists(scores.l2_m, pa.float64())
+        columns[f"{name}__l2_m"] = list_column(scores.l2_m, pa.float64())
         for flag in _FLAGS:
             if (values := getattr(scores, flag)) is not None:
-                columns[f"{name}__{flag}"] = _lists(values, pa.bool_())
+                columns[f"{name}__{flag}"] = list_column(values, pa.bool_())
     return pa.table(columns)
 
 
@@ -130,21 +143,28 @@ def read_results(path: Path | str) -> Results:
 
     Raises:
         FormatError: no such results, or of another format.
+        InputError: results of another task than planning.
     """
     path = Path(path)
     try:
         summary = json.loads((path / RESULTS).read_text(encoding="utf-8"))
+        _check_summary(path, summary)
         samples = pq.read_table(path / SAMPLES)
     except (OSError, ValueError) as error:
         raise FormatError(
             f"{path}: no whole results here ({error}). Make them with `odvla-bench eval`."
         ) from error
+    return Results(path, summary, samples)
+
+
+def _check_summary(path: Path, summary: dict[str, Any]) -> None:
+    if (task := summary.get("task", "planning")) != "planning":
+        raise InputError(f"{path}: results of the task {task}; only those of plans are compared.")
     if summary.get("results_format") != RESULTS_FORMAT:
         raise FormatError(
             f"{path}: results of format {summary.get('results_format')}; this odvla_bench reads "
             f"{RESULTS_FORMAT}. Score the predictions again."
         )
-    return Results(path, summary, samples)
 
 
 def compare_results(first: Results, second: Results, *, seed: int = 0) -> dict[str, Any]:
@@ -186,7 +206,8 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _lists(values: Any, kind: pa.DataType) -> pa.Array:
+def list_column(values: Any, kind: pa.DataType) -> pa.Array:
+    """An (N, K) array as a column of N lists."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), kind)
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), flat)

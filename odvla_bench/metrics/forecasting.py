@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from odvla_bench.errors import InputError
 from odvla_bench.geometry import FloatArray
+from odvla_bench.metrics.bootstrap import bootstrap_interval
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -114,6 +115,43 @@ def motion_table(
         name: {metric: scores.mean(metric, rows).tolist() for metric in MOTION_METRICS}
         | {"rows": (scores.counted & rows[:, None]).sum(0).tolist()}
         for name, rows in groups.items()
+    }
+
+
+def motion_intervals(
+    scores: MotionScores, category: Sequence[str], scene: Sequence[str], *, seed: int = 0
+) -> dict[str, dict[str, list[list[float]]]]:
+    """95 % intervals of what `motion_table` says, by resampling whole scenes.
+
+    Args:
+        scores: of N rows.
+        category: (N,)
+        scene: (N,) names of scenes.
+        seed: of the resampling.
+
+    Returns:
+        "all" and each category, sorted → metric → three pairs of low and high.
+    """
+    names, group = np.unique(np.array(category, dtype=str), return_inverse=True)
+    scenes, cluster = np.unique(np.array(scene, dtype=str), return_inverse=True)
+    values = [getattr(scores, metric) * scores.counted for metric in MOTION_METRICS]
+    addends = np.stack([*values, scores.counted], 1).astype(np.float64)
+    sums = np.zeros((len(scenes), len(names) + 1, *addends.shape[1:]))
+    np.add.at(sums, (cluster, group + 1), addends)
+    sums[:, 0] = sums.sum(1)
+
+    def means(total: FloatArray) -> FloatArray:
+        parts = total.reshape(len(total), *sums.shape[1:])
+        whole, count = parts[:, :, :-1], parts[:, :, -1:]
+        ratio = np.divide(whole, count, out=np.full(whole.shape, np.nan), where=count > 0)
+        return ratio.reshape(len(total), -1)
+
+    found = bootstrap_interval(sums, np.arange(len(scenes)), means, seed=seed)
+    bounds = np.stack([found.low, found.high], -1)
+    shaped = bounds.reshape(len(names) + 1, len(MOTION_METRICS), len(HORIZONS_S), 2)
+    return {
+        name: {m: shaped[g, i].tolist() for i, m in enumerate(MOTION_METRICS)}
+        for g, name in enumerate(("all", *names.tolist()))
     }
 
 

@@ -114,26 +114,26 @@ def _plans(rows: list[Row], codec: WaypointCodec, problems: Problems) -> _Plans:
 
 def _by_axis(row: Row, report: _Report) -> list[list[float]]:
     """The plan of a row with one list an axis."""
-    x = _numbers("x_m", row.x_m, FUTURE_LENGTH, report)
-    y = _numbers("y_m", row.y_m, FUTURE_LENGTH, report)
+    x = finite_numbers("x_m", row.x_m, FUTURE_LENGTH, report)
+    y = finite_numbers("y_m", row.y_m, FUTURE_LENGTH, report)
     return [list(point) for point in zip(x, y, strict=True)] if x and y else _NO_PLAN
 
 
 def _by_step(row: Row, report: _Report) -> list[list[float]]:
     """The plan of a row with one pair a step, (6, 2) or (1, 6, 2)."""
-    steps = _as_list(row.pairs)
+    steps = as_list(row.pairs)
     if isinstance(steps, list) and len(steps) == 1:
-        steps = _as_list(steps[0])
+        steps = as_list(steps[0])
     if not isinstance(steps, list) or len(steps) != FUTURE_LENGTH:
         report(f"the plan is {short(steps)}; a text or {FUTURE_LENGTH} pairs [x, y] expected")
         return _NO_PLAN
-    points = [_numbers(f"step {i}", step, 2, report) for i, step in enumerate(steps, 1)]
+    points = [finite_numbers(f"step {i}", step, 2, report) for i, step in enumerate(steps, 1)]
     return points if all(points) else _NO_PLAN
 
 
-def _numbers(name: str, values: Any, count: int, report: _Report) -> list[float]:
+def finite_numbers(name: str, values: Any, count: int, report: _Report) -> list[float]:
     """`count` finite numbers; empty, and reported, where `values` is something else."""
-    values = _as_list(values)
+    values = as_list(values)
     if not isinstance(values, list) or len(values) != count:
         size = f" has {len(values)} values" if isinstance(values, list) else f" is {short(values)}"
         report(f"{name}{size}; {count} numbers expected")
@@ -144,7 +144,8 @@ def _numbers(name: str, values: Any, count: int, report: _Report) -> list[float]
     return [] if bad else [float(value) for value in values]
 
 
-def _as_list(values: Any) -> Any:
+def as_list(values: Any) -> Any:
+    """An array or a tuple as a list; anything else as it is."""
     if isinstance(values, np.ndarray):
         return values.tolist()
     return list(values) if isinstance(values, tuple) else values

@@ -218,7 +218,7 @@ def _read_parquet(path: Path, problems: Problems) -> Contents:
         Row(f"row {i}", **dict(zip(columns, values, strict=True)))
         for i, values in enumerate(zip(*columns.values(), strict=True), 1)
     ]
-    return Contents(rows, _parquet_metadata(table.schema, problems))
+    return Contents(rows, footer_metadata(table.schema, problems))
 
 
 def _parquet_table(path: Path, problems: Problems) -> pa.Table:
@@ -281,7 +281,7 @@ def _decoded_bytes(column: Any) -> int:
     )
 
 
-def _parquet_metadata(schema: pa.Schema, problems: Problems) -> Mapping[str, str]:
+def footer_metadata(schema: pa.Schema, problems: Problems) -> Mapping[str, str]:
     """What `write_predictions` kept in the footer; empty in files of other writers."""
     raw = (schema.metadata or {}).get(METADATA_KEY)
     if raw is None:

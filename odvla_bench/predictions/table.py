@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,20 +66,67 @@ def check_tokens(
         PredictionError: samples are missing or unknown, and listed, unless `allow_partial`; or no
             sample matches at all.
     """
-    row_of = {token: row for row, token in enumerate(predictions.sample_token)}
-    row = np.array([row_of.get(token, -1) for token in expected_tokens], np.int64)
-    missing = tuple(token for token in expected_tokens if token not in row_of)
-    expected = set(expected_tokens)
-    unknown = tuple(token for token in predictions.sample_token if token not in expected)
+    return match_ids(
+        predictions.source,
+        predictions.sample_token,
+        expected_tokens,
+        what="samples",
+        allow_partial=allow_partial,
+    )
+
+
+def match_ids(
+    source: Path, found: Sequence[str], expected: Sequence[str], *, what: str, allow_partial: bool
+) -> TokenMatch:
+    """What `check_tokens` does, for predictions of anything that has an id.
+
+    Args:
+        source: the file of the predictions, for messages.
+        found: distinct ids that are predicted.
+        expected: M distinct ids to score.
+        what: has these ids, such as "samples".
+        allow_partial: whether missing and unknown ids are returned instead of raised.
+
+    Raises:
+        PredictionError: as `check_tokens`.
+    """
+    row_of = {token: row for row, token in enumerate(found)}
+    row = np.array([row_of.get(token, -1) for token in expected], np.int64)
+    missing = tuple(token for token in expected if token not in row_of)
+    known = set(expected)
+    unknown = tuple(token for token in found if token not in known)
     if len(missing) == len(row) or ((missing or unknown) and not allow_partial):
         lines = [f"missing: {t}" for t in missing] + [f"not expected: {t}" for t in unknown]
         raise PredictionError(
-            f"{predictions.source}: {len(missing)} of {len(row)} samples have no prediction, and "
-            f"{len(unknown)} of {len(predictions)} predictions are of other samples. "
-            "Predict each sample of the split once, or allow a partial evaluation:",
+            f"{source}: {len(missing)} of {len(row)} {what} have no prediction, and "
+            f"{len(unknown)} of {len(found)} predictions are of other {what}. "
+            f"Predict all {what} of the split, and no others, or allow a partial evaluation:",
             first_lines(lines),
         )
     return TokenMatch(row, missing, unknown)
+
+
+def reservations(metadata: Mapping[str, str]) -> str:
+    """What keeps predictions from being compared with others, as the end of a signature.
+
+    Args:
+        metadata: what the writer of the predictions kept beside them.
+
+    >>> reservations({"tokens": "annotations|privileged", "decoding": "greedy|constrained:yes"})
+    '|constrained:yes|tokens:privileged'
+    >>> reservations({"command": "turn right", "decoding": "greedy|constrained:no"})
+    '|command:turn_right'
+    >>> reservations({"command": "recorded"})
+    ''
+    """
+    command = metadata.get("command", "recorded")
+    parts = {
+        "constrained:yes": "constrained:yes" in metadata.get("decoding", ""),
+        "tokens:privileged": "privileged" in metadata.get("tokens", "").split("|"),
+        "command:" + re.sub("[^a-z]+", "_", command): command != "recorded",
+        "sees_the_future:yes": metadata.get("sees_the_future") == "true",
+    }
+    return "".join(f"|{part}" for part, holds in parts.items() if holds)
 
 
 def first_lines(lines: Sequence[str]) -> list[str]:

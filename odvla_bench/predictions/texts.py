@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from odvla_bench.errors import InputError, PredictionError
+from odvla_bench.predictions.rows import Problems, footer_metadata
 
 MAX_LINE_BYTES = 1 << 22
 """Longest line of a JSON Lines file that is read."""
@@ -25,15 +26,16 @@ Record = dict[str, Any]
 def read_records(path: Path) -> dict[str, Record]:
     """The records of a JSON Lines or Parquet file by their `row_id`, `id` or `sample_token`.
 
-    Of a Parquet file with several answers a row (column `sample`) the first is kept.
+    Of several answers a row (field `sample`) the first is kept.
 
     Raises:
         InputError: the file cannot be read, or a record has no id, or one that occurs twice.
     """
-    rows = _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
     records: dict[str, Record] = {}
-    for where, record in rows:
+    for where, record in iter_records(path):
         key = _id(record)
+        if isinstance(record, dict) and record.get("sample", 0) != 0:
+            continue
         if not isinstance(key, str | int) or isinstance(key, bool):
             raise InputError(f"{path}, {where}: not an object with an `id` or `row_id`.")
         if str(key) in records:
@@ -42,6 +44,29 @@ def read_records(path: Path) -> dict[str, Record]:
     if not records:
         raise InputError(f"{path} holds no record.")
     return records
+
+
+def iter_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Place and value of every record of a JSON Lines or Parquet file, as it stands there.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return _parquet(path) if path.suffix == ".parquet" else _json_lines(path)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """What `odvla-bench predict` kept beside the answers of a Parquet file; else nothing.
+
+    Raises:
+        PredictionError: a footer of another format version.
+    """
+    if path.suffix != ".parquet":
+        return {}
+    problems = Problems(path)
+    found = footer_metadata(pq.read_schema(path), problems)
+    problems.raise_any()
+    return found
 
 
 def match_answers(
@@ -98,6 +123,5 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: not a whole Parquet file ({error}).") from error
-    for number, record in enumerate(table.to_pylist()):
-        if not record.pop("sample", 0):
-            yield f"row {number}", record
+    for number, record in enumerate(table.to_pylist(), 1):
+        yield f"row {number}", record

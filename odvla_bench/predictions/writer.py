@@ -80,6 +80,12 @@ def write_predictions(
     return path
 
 
+def footer_of(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Metadata of predictions, as a Parquet file's footer keeps it."""
+    kept = json.dumps({"format_version": FORMAT_VERSION, "metadata": dict(metadata)})
+    return {METADATA_KEY: kept.encode()}
+
+
 def _table(
     path: Path,
     columns: Mapping[str, _Column],
@@ -90,10 +96,9 @@ def _table(
         raise PredictionError(
             f"{path}: not written, as these are no predictions:", first_lines(defects)
         )
-    kept = json.dumps({"format_version": FORMAT_VERSION, "metadata": dict(metadata)})
     schema = pa.schema(
         [pa.field(name, _TYPES[name], nullable=False) for name in columns],
-        metadata={METADATA_KEY: kept.encode()},
+        metadata=footer_of(metadata),
     )
     return pa.table({name: list(c) for name, c in columns.items()}, schema=schema)
 

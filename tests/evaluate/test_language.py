@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from odvla_bench.datasets.build import build, find_sources
@@ -15,6 +17,7 @@ from odvla_bench.errors import InputError, PredictionError, UnknownNameError
 from odvla_bench.evaluate.dense_frames import CLASS_OF_CATEGORY
 from odvla_bench.evaluate.language import evaluate_language
 from odvla_bench.metrics.dense_captioning import CLASS_RANGE_M
+from odvla_bench.predictions.writer import footer_of
 from odvla_bench.provenance import default_cache_dir
 
 SPLIT = "mini_val"
@@ -58,6 +61,26 @@ def test_missing_answers_are_wrong_and_counted(opened: Build, tmp_path: Path) ->
     table = evaluate_language(opened, half, "nuscenes_qa", split=SPLIT)
     assert table.value("overall", "accuracy") == pytest.approx(len(rows[::2]) / len(rows))
     assert table.counts["missing"] == len(rows) - len(rows[::2])
+
+
+def test_of_a_whole_stage_only_the_tasks_answers_are_scored(opened: Build, tmp_path: Path) -> None:
+    rows = answers(opened, "nuscenes_qa") + answers(opened, "nux")
+    path = write(tmp_path / "stage-2.jsonl", rows)
+    table = evaluate_language(opened, path, "nuscenes_qa", split=SPLIT)
+    assert table.value("overall", "accuracy") == 1
+    other = write(tmp_path / "nux.jsonl", answers(opened, "nux"))
+    with pytest.raises(PredictionError, match="none of its .* answers is to a row of nuscenes_qa"):
+        evaluate_language(opened, other, "nuscenes_qa", split=SPLIT)
+
+
+def test_privileged_answers_say_so(opened: Build, tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(answers(opened, "nuscenes_qa"))
+    made = footer_of(
+        {"tokens": "tokens:annotations|privileged", "decoding": "greedy|constrained:no"}
+    )
+    pq.write_table(table.replace_schema_metadata(made), tmp_path / "a.parquet")
+    scored = evaluate_language(opened, tmp_path / "a.parquet", "nuscenes_qa", split=SPLIT)
+    assert scored.signature.endswith("|tokens:privileged")
 
 
 @pytest.mark.java

@@ -113,6 +113,33 @@ def test_failed_parses_stand_still_and_are_counted(opened: Build, tmp_path: Path
     assert f"build:{opened.fingerprint}" in signature
 
 
+def test_what_keeps_plans_from_being_compared_is_in_the_signature(
+    opened: Build, tmp_path: Path
+) -> None:
+    good = plans_of(opened, "stationary", tmp_path)
+    made = {
+        "decoding": "greedy|max_new_tokens:512|constrained:yes",
+        "tokens": "tokens:annotations|encoder:waves-1|privileged",
+        "command": "turn right|",
+    }
+
+    def ending(**metadata: str) -> str:
+        write_predictions(
+            tmp_path / "p.parquet",
+            good.sample_token,
+            good.xy_m[..., 0],
+            good.xy_m[..., 1],
+            metadata=metadata,
+        )
+        plans = read_predictions(tmp_path / "p.parquet")
+        scores = evaluate_planning(opened, plans, protocols=["exact"]).scores["exact"]
+        return scores.signature.partition("failed_parse:stationary")[2]
+
+    assert ending(**made) == "|constrained:yes|tokens:privileged|command:turn_right_"
+    assert ending(command="recorded", decoding="greedy|constrained:no", tokens="none") == ""
+    assert ending(sees_the_future="true") == "|sees_the_future:yes"
+
+
 def test_missing_and_unknown_tokens(opened: Build, tmp_path: Path) -> None:
     good = plans_of(opened, "constant-velocity", tmp_path)
     tokens = [*good.sample_token[2:], "f" * 32]

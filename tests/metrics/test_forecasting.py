@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from odvla_bench.errors import InputError
-from odvla_bench.metrics.forecasting import hold_last, motion_table, score_motion
+from odvla_bench.metrics.forecasting import (
+    hold_last,
+    motion_intervals,
+    motion_table,
+    score_motion,
+)
 
 STRAIGHT = np.stack([np.zeros(6), np.arange(1.0, 7.0)], -1)
 ALL = np.ones((1, 6), bool)
@@ -84,3 +89,19 @@ def test_an_answer_that_ends_early_holds_its_last_position():
     held = hold_last(xy)
     assert held[0].tolist() == [[1, 2]] + [[3, 4]] * 5
     assert not held[1].any()
+
+
+def test_intervals_are_of_scenes_and_hold_the_means():
+    error_m = np.array([1.0, 1.0, 3.0, 5.0])
+    pred = np.stack([shifted(*[e] * 6) for e in error_m])[:, None]
+    scores = score_motion(pred, np.stack([STRAIGHT] * 4), np.ones((4, 6), bool))
+    category, scene = ["car", "car", "car", "bus"], ["a", "a", "b", "b"]
+    found = motion_intervals(scores, category, scene, seed=1)
+    assert list(found) == ["all", "bus", "car"]
+    # Scene a has the mean 1, scene b the mean 4; both drawn alike give the two ends.
+    assert found["all"]["min_fde_m"] == [[1.0, 4.0]] * 3
+    assert found["car"]["min_fde_m"] == [[1.0, 3.0]] * 3
+    assert found["bus"]["min_fde_m"] == [[5.0, 5.0]] * 3, "only resamples with a bus count"
+    assert found == motion_intervals(scores, category, scene, seed=1)
+    one_scene = motion_intervals(scores, category, ["a"] * 4)
+    assert one_scene["all"]["min_ade_m"] == [[2.5, 2.5]] * 3

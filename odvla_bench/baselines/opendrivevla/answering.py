@@ -41,7 +41,7 @@ class Decoding:
     batch_size: int = 16
     max_new_tokens: int = MAX_NEW_TOKENS
     constrain: bool = False
-    """Whether only parsable plans can be answered; off for numbers that are to be compared."""
+    """Whether only parsable waypoints can be answered; off for numbers that are to be compared."""
     samples: int = 1
     """Answers to each conversation: the first is greedy, further ones are drawn."""
     temperature: float = 1.0
@@ -75,7 +75,13 @@ class Answerer:
     """A model with its prompts and visual tokens."""
 
     def __init__(
-        self, loaded: Loaded, prompting: Prompting, source: TokenSource | None, decoding: Decoding
+        self,
+        loaded: Loaded,
+        prompting: Prompting,
+        source: TokenSource | None,
+        decoding: Decoding,
+        *,
+        table: str = "planning",
     ) -> None:
         """Make a model ready.
 
@@ -84,12 +90,13 @@ class Answerer:
             prompting: how its prompts are made.
             source: visual tokens; None where prompts show none.
             decoding: how to answer.
+            table: of the conversations; says what a constrained answer is.
         """
         self._model, self._processor = loaded.model.eval(), loaded.processor
         self._prompting, self._source, self._decoding = prompting, source, decoding
         self._constraint = LogitsProcessorList()
         if decoding.constrain:
-            grammar = WaypointGrammar(prompting.codec(), loaded.processor.tokenizer)
+            grammar = WaypointGrammar(prompting.codec(table), loaded.processor.tokenizer)
             self._constraint.append(ConstrainedWaypoints(grammar))
 
     def answer(self, conversations: pa.Table) -> Iterator[Answer]:

@@ -26,6 +26,8 @@ from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor,
 from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.errors import InputError
 
+MODEL, CHECKPOINTS = "model", "checkpoints"
+"""Folders of a training run: its finished model, and models on the way."""
 PERCEPTION = "model.perception."
 RELEASED_TYPE = "llava_qwen"
 _UNUSED = ("model.image_newline",)
@@ -57,8 +59,9 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
     """Load a model directory or a model of the Hugging Face hub, whatever its layout.
 
     Args:
-        name: one of our directories, one in the layout of the released checkpoint, or a Qwen2
-            language model, which gets the added tokens and new projectors.
+        name: one of our directories or the folder of a finished run, one in the layout of the
+            released checkpoint, or a Qwen2 language model, which gets the added tokens and new
+            projectors.
         dtype: of the weights.
 
     Raises:
@@ -137,12 +140,22 @@ def save_released(loaded: Loaded, folder: Path) -> None:
 
 
 def resolve(name: str) -> Path:
-    """The folder of a model: itself, or the hub's, downloaded to the hub's cache.
+    """The folder of a model: itself, its run's, or the hub's, downloaded to the hub's cache.
+
+    Args:
+        name: a model directory, the folder of a finished training run, or a hub name.
 
     Raises:
-        InputError: neither a folder nor a model that the hub gives.
+        InputError: neither a folder nor a model that the hub gives, or a run that is not finished.
     """
     folder = Path(name)
+    if (folder / MODEL).is_dir():
+        return folder / MODEL
+    if (folder / CHECKPOINTS).is_dir():
+        raise InputError(
+            f"{folder}: a training run that is not finished. Let it finish, or name one of its "
+            f"{CHECKPOINTS}/step-…."
+        )
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -183,6 +196,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _open_ours(folder: Path, dtype: torch.dtype) -> Loaded:
     model = OpenDriveVLAForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    # A mapped file's tensors are not aligned, and kernels then differ in the last bit: a run that
+    # goes on from a checkpoint would not be the run that was not stopped.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return Loaded(model, OpenDriveVLAProcessor.from_pretrained(folder))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ def read_conversations(
     *,
     answers: bool,
     limit: int = 0,
+    spread: bool = False,
 ) -> pa.Table:
     """The conversations of a stage in the build's order, as rows of `CONVERSATIONS`.
 
@@ -45,27 +46,47 @@ def read_conversations(
         prompting: how prompts are made.
         answers: whether answers are read; without, no ground truth is.
         limit: conversations at most; 0 is all.
+        spread: take as many of each source, evenly over the split, instead of the first.
 
     Raises:
         InputError: the build has none.
     """
     table = STAGE_TABLES[stage].name
-    found = iter_instructions(
-        build,
-        stage,
-        split,
-        prompting.profile,
-        codec=prompting.codec(table),
-        answers=answers,
-    )
+
+    def found(sources: Sequence[str] | None = None) -> Iterator[Instruction]:
+        return iter_instructions(
+            build,
+            stage,
+            split,
+            prompting.profile,
+            codec=prompting.codec(table),
+            sources=sources,
+            answers=answers,
+        )
+
     instances = _instance_ids(build, table, split)
-    rows = [_row(i, instances) for i in islice(found, limit or None)]
+    sources = build.source_rows(table, split)
+    if limit and spread and sources:
+        shares = _shares(sources, limit)
+        parts = [islice(found([s]), 0, n * step, step) for s, (n, step) in shares.items()]
+    else:
+        parts = [islice(found(), limit or None)]
+    rows = [_row(instruction, instances) for instruction in chain.from_iterable(parts)]
     if not rows:
         raise InputError(
             f"{build.path}: no instructions of stage {stage} in split {split!r}. Build the sources "
             f"of its table {table!r}, or choose another split."
         )
     return pa.Table.from_pylist(rows, schema=CONVERSATIONS)
+
+
+def _shares(rows: dict[str, int], limit: int) -> dict[str, tuple[int, int]]:
+    """Source → how many of its rows to take, and every which one."""
+    shares = {}
+    for i, (source, count) in enumerate(rows.items()):
+        wanted = limit // len(rows) + (i < limit % len(rows))
+        shares[source] = (wanted, max(count // max(wanted, 1), 1))
+    return shares
 
 
 def _row(instruction: Instruction, instances: dict[str, int]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class WaypointGrammar:
             tokenizer: whose ids.
         """
         self._numbers = 2 * codec.n_steps
+        self._least = 2 if codec.variable_length else self._numbers
         own = codec.tokens()
         self._axis_of = {token: token[1] for token in own}
         symbols = [TRAJ_START, TRAJ_END, IM_END, *own]
@@ -86,12 +87,14 @@ class WaypointGrammar:
         phase, number, digits = state
         if symbol in self._axis_of:
             return self._token_step(state, self._axis_of[symbol])
+        complete = number >= self._least and number % 2 == 0
         structural = {
             ("start", TRAJ_START): State("open"),
             ("open", "["): State("pair"),
             ("pair", "("): State("sign", number),
             ("after", ","): State("pair", number) if number < self._numbers else None,
-            ("after", "]"): State("close", number) if number == self._numbers else None,
+            ("after", "]"): State("close", number) if complete else None,
+            ("open", TRAJ_END): State("end") if complete else None,
             ("close", TRAJ_END): State("end"),
             ("end", IM_END): _DONE,
             ("sign", "-"): State("whole", number),

@@ -32,10 +32,12 @@ from odvla_bench.datasets.schema import STAGE_TABLES
 from odvla_bench.datasets.writer import whole_file
 from odvla_bench.errors import InputError
 from odvla_bench.predictions import write_predictions
+from odvla_bench.predictions.writer import footer_of
 from odvla_bench.provenance import digest_text, package_version
 from odvla_bench.registry import suggest
 
 SHARD_ROWS = 256
+WAYPOINT_STAGES = ("2.5", "3")
 _PARTS = ".parts"
 
 ANSWERS = pa.schema(
@@ -81,23 +83,31 @@ class Prediction:
         """Check what can be checked without data.
 
         Raises:
-            InputError: an output that is no Parquet file.
+            InputError: an output that is no Parquet file, or an option that the stage has not.
             UnknownNameError: no such stage.
         """
         if self.stage not in STAGE_TABLES:
             raise suggest(self.stage, list(STAGE_TABLES), kind="stage")
+        if self.command and self.stage != "3":
+            raise InputError("Prompts have a driving command in stage 3 only; leave --command out.")
+        if self.decoding.constrain and self.stage not in WAYPOINT_STAGES:
+            raise InputError(
+                f"Stage {self.stage} answers in words; --constrain is for the waypoints of stages "
+                f"{' and '.join(WAYPOINT_STAGES)}."
+            )
         if self.out.suffix != ".parquet":
             raise InputError(f"{self.out}: predictions of a model are written as .parquet.")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Conversations from `start` on, and the file of their answers."""
+    """`rows` conversations from `start` on, and the file of their answers."""
 
     prediction: Prediction
     key: str
     """Digest of all that decides the answers."""
     start: int
+    rows: int
     file: Path
 
 
@@ -127,7 +137,10 @@ def predict(
     key = _key(prediction)
     folder = prediction.out.with_name(prediction.out.name + _PARTS) / key
     starts = range(0, _conversations(prediction, key).num_rows, SHARD_ROWS)
-    shards = [Shard(prediction, key, s, folder / f"{s:08d}.parquet") for s in starts]
+    shards = [
+        Shard(prediction, key, start, SHARD_ROWS, folder / f"{start:08d}.parquet")
+        for start in starts
+    ]
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pending = [s for s in shards[rank::world] if not s.file.is_file()]
     for done, _ in enumerate(
@@ -146,7 +159,7 @@ def predict(
 def answer_shard(shard: Shard) -> Path:
     """Answer one shard's conversations."""
     answerer = _answerer(shard.prediction, shard.key)
-    rows = _conversations(shard.prediction, shard.key).slice(shard.start, SHARD_ROWS)
+    rows = _conversations(shard.prediction, shard.key).slice(shard.start, shard.rows)
     answers = sorted(answerer.answer(rows), key=lambda a: (a.row, a.sample))
     taken = rows.take([a.row for a in answers])
     table = pa.table(
@@ -163,7 +176,11 @@ def answer_shard(shard: Shard) -> Path:
 
 
 def prompting_of(prediction: Prediction) -> Prompting:
-    """How the prompts of a model are made: as those that it was trained with."""
+    """How the prompts of a model are made: as those that it was trained with.
+
+    Raises:
+        InputError: a driving command for a model whose prompts show none.
+    """
     config = read_config(prediction.model)
     released = config.get("model_type") == RELEASED_TYPE
     prompting = make_prompting(
@@ -172,7 +189,14 @@ def prompting_of(prediction: Prediction) -> Prompting:
         codec=config.get("waypoint_codec", "text"),
         system_file=prediction.system_file,
     )
-    return prompting.with_command(prediction.command) if prediction.command else prompting
+    if not prediction.command:
+        return prompting
+    if "command" not in prompting.inputs:
+        raise InputError(
+            f"{prediction.model}: trained on prompts without a driving command; --command has no "
+            "effect on it."
+        )
+    return prompting.with_command(prediction.command)
 
 
 @functools.lru_cache(maxsize=1)
@@ -185,7 +209,8 @@ def _answerer(prediction: Prediction, _key: str) -> Answerer:
     bf16 = prediction.dtype == "bfloat16" or (prediction.dtype == "auto" and device != "cpu")
     loaded = open_model(prediction.model, dtype=torch.bfloat16 if bf16 else torch.float32)
     loaded.model.to(device)
-    return Answerer(loaded, prompting, source, prediction.decoding)
+    table = STAGE_TABLES[prediction.stage].name
+    return Answerer(loaded, prompting, source, prediction.decoding, table=table)
 
 
 def _device() -> str:
@@ -222,18 +247,19 @@ def _key(prediction: Prediction) -> str:
 
 def _write(prediction: Prediction, answers: pa.Table) -> None:
     """The predictions file, and beside it the drawn samples."""
-    prompting = prompting_of(prediction)
+    prompting, build = prompting_of(prediction), open_build(prediction.data)
+    source = open_source(prediction.tokens, build, visual=prompting.visual)
     metadata = {
         "model": prediction.model,
         "split": prediction.split,
         "stage": prediction.stage,
-        "build_fingerprint": open_build(prediction.data).fingerprint,
+        "build_fingerprint": build.fingerprint,
         "odvla_bench_version": package_version(),
         "decoding": prediction.decoding.signature,
         "prompts": prompting.profile.digest,
         "inputs": ",".join(prompting.inputs),
         "waypoint_codec": prompting.codec_name,
-        "tokens": prediction.tokens if prompting.visual else "none",
+        "tokens": source.signature if source else "none",
         "sees_the_future": "false",
         "command": prediction.command or "recorded",
         "batch_size": str(prediction.decoding.batch_size),
@@ -255,4 +281,5 @@ def _write(prediction: Prediction, answers: pa.Table) -> None:
 
 def _write_answers(path: Path, answers: pa.Table, metadata: dict[str, str]) -> None:
     with whole_file(path) as temporary:
-        pq.write_table(answers.replace_schema_metadata(metadata), temporary, compression="zstd")
+        whole = answers.replace_schema_metadata(footer_of(metadata))
+        pq.write_table(whole, temporary, compression="zstd")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from odvla_bench.baselines.opendrivevla.answering import Decoding
+from odvla_bench.baselines.opendrivevla.checkpoint import MODEL
 from odvla_bench.baselines.opendrivevla.predict import Prediction, predict
-from odvla_bench.baselines.training.config import TrainConfig
-from odvla_bench.baselines.training.run import train
-from odvla_bench.baselines.training.trainer import MODEL
+from odvla_bench.baselines.training.config import TrainConfig, make_config
+from odvla_bench.baselines.training.run import CONFIG, train
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.waypoints import get_codec
+from odvla_bench.errors import InputError
 from odvla_bench.evaluate.planning import evaluate_planning
 from odvla_bench.evaluate.results import results_of
 from odvla_bench.predictions import read_predictions
@@ -48,14 +50,26 @@ def ablate(
 
     Returns:
         Row → results under every protocol, see `results_of`.
+
+    Raises:
+        InputError: a finished row was trained with other settings, or torchrun started it.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "The ablation runs in one process. On several devices, run each row by itself: train "
+            "--stage 3 --inputs …, predict, eval."
+        )
     build = open_build(config.data)
     results = {}
     for name, inputs in TABLE_5.items():
         out = Path(config.out) / name
         row = dataclasses.replace(config, stage="3", inputs=inputs, out=str(out))
-        if not (out / MODEL / "config.json").is_file():
+        if not (out / MODEL).is_dir():
             train(row, report=_named(report, name))
+        elif make_config(out / CONFIG) != row:
+            raise InputError(
+                f"{out}: trained with other settings, see its {CONFIG}. Give --out a new folder."
+            )
         prediction = Prediction(
             str(out / MODEL),
             Path(config.data),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from odvla_bench.baselines.opendrivevla.checkpoint import Loaded, save_model
+from odvla_bench.baselines.opendrivevla.checkpoint import CHECKPOINTS, Loaded, save_model
 from odvla_bench.datasets.writer import TEMPORARY_PREFIX, write_json
 from odvla_bench.errors import FormatError, InputError
 
-FOLDER = "checkpoints"
 _STATE = "training.json"
 _OPTIMIZER = "optimizer.safetensors"
 _GROUPS = "param_groups"
@@ -61,21 +62,28 @@ def save_checkpoint(
     state, moments = gather_state(model), get_optimizer_state_dict(model, optimizer, options=_WHOLE)
     if not writes:
         return
-    folder = out / FOLDER / f"step-{step:08d}"
-    temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
-    for old in (temporary, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    save_model(loaded, temporary, state)
-    _save_optimizer(temporary / _OPTIMIZER, moments)
-    write_json(temporary / _STATE, {"step": step, "key": key})
-    temporary.rename(folder)
+    folder = out / CHECKPOINTS / f"step-{step:08d}"
+    with whole_folder(folder) as temporary:
+        save_model(loaded, temporary, state)
+        _save_optimizer(temporary / _OPTIMIZER, moments)
+        write_json(temporary / _STATE, {"step": step, "key": key})
     for old in checkpoints(out)[:-keep]:
         shutil.rmtree(old)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder's path that takes the folder's place once all is written."""
+    temporary = folder.with_name(TEMPORARY_PREFIX + folder.name)
+    for old in (temporary, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    yield temporary
+    temporary.rename(folder)
+
+
 def checkpoints(out: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted(p for p in (out / FOLDER).glob("step-*") if (p / _STATE).is_file())
+    return sorted(p for p in (out / CHECKPOINTS).glob("step-*") if (p / _STATE).is_file())
 
 
 def read_step(folder: Path, key: str) -> int:

@@ -16,6 +16,16 @@ from odvla_bench.errors import InputError
 from odvla_bench.registry import suggest
 
 PRECISIONS = ("auto", "bf16", "no")
+ATTENTIONS = ("auto", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+TRACKERS = ("wandb", "tensorboard")
+_AT_LEAST_1 = (
+    *("pack_length", "rows_per_prefix", "packs_per_step", "save_every", "keep", "log_every"),
+)
+_NOT_NEGATIVE = (
+    *("limit", "epochs", "max_steps", "learning_rate", "perception_learning_rate"),
+    *("weight_decay", "warmup_share", "max_gradient_norm", "workers", "validate_every"),
+    "validation_limit",
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,13 @@ class TrainConfig:
     precision: str = "auto"
     """`bf16` (autocast; parameters stay float32), `no`, or auto: bf16 on CUDA."""
     attention: str = "auto"
-    """`sdpa`, `flex_attention`, `flash_attention_2`, `flash_attention_3`, or auto."""
+    """Of `ATTENTIONS`; auto is flex attention on CUDA, which skips blocks, and SDPA elsewhere."""
     gradient_checkpointing: bool = False
     compile: bool = False
     """Compile the decoder layers; packs are then filled up to one length."""
     fsdp: bool = False
-    """Shard parameters over the processes (FSDP2) where there are several; else DDP."""
+    """Shard parameters over the processes (FSDP2) where there are several; else DDP. Nothing is
+    validated then: no process has the whole model."""
     seed: int = 42
     workers: int = 0
     """Processes that prepare batches."""
@@ -82,24 +93,35 @@ class TrainConfig:
     validation_limit: int = 64
     """Instructions or keyframes to validate on; 0 validates never."""
     track: tuple[str, ...] = ()
-    """Experiment trackers: `wandb`, `tensorboard`."""
+    """Experiment trackers, of `TRACKERS`."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
 
         Raises:
             InputError: a value that makes no training.
-            UnknownNameError: an unknown stage or input.
+            UnknownNameError: an unknown stage, input, precision, attention or tracker.
         """
         get_stage(self.stage)
         for name in self.inputs:
             if name not in INPUTS:
                 raise suggest(name, list(INPUTS), kind="prompt input")
-        for name in ("pack_length", "rows_per_prefix", "packs_per_step", "save_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
-        if self.precision not in PRECISIONS:
-            raise suggest(self.precision, list(PRECISIONS), kind="precision")
+        for names, least in ((_AT_LEAST_1, 1), (_NOT_NEGATIVE, 0)):
+            for name in names:
+                if not getattr(self, name) >= least:
+                    raise InputError(
+                        f"{name} is {getattr(self, name)}; it must be {least} or more."
+                    )
+        if self.warmup_share > 1:
+            raise InputError(f"warmup_share is {self.warmup_share}; it is a share of the steps.")
+        choices = [
+            ("precision", self.precision, PRECISIONS),
+            ("attention", self.attention, ATTENTIONS),
+        ]
+        choices += [("experiment tracker", name, TRACKERS) for name in self.track]
+        for kind, value, known in choices:
+            if value not in known:
+                raise suggest(value, list(known), kind=kind)
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, which `read_config` reads."""

@@ -66,6 +66,11 @@ class Batch:
     rows: list[list[str]]
     """Row ids of each segment, in the order of its branches."""
 
+    @property
+    def real(self) -> Tensor:
+        """(L,) which positions are not filling."""
+        return self.segment < len(self.rows)
+
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
         moved: dict[str, Any] = {

@@ -20,6 +20,8 @@ from odvla_bench.datasets.reader import open_build
 from odvla_bench.provenance import digest_text
 
 TINY = "tiny"
+CONFIG = "config.json"
+"""The settings of a run, in its folder."""
 
 
 def train(
@@ -45,7 +47,7 @@ def open_run(
     check_out(Path(config.out))
     trainer = Trainer(prepare(config, source), report)
     if trainer.is_main:
-        config.save(Path(config.out) / "config.json")
+        config.save(Path(config.out) / CONFIG)
     return trainer
 
 
@@ -96,6 +98,7 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
             prompting,
             answers=True,
             limit=config.validation_limit,
+            spread=True,
         )
         validate = Validator(
             held_out,

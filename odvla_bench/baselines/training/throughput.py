@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from odvla_bench.baselines.training.stages import PARTS
+
 _PEAK_FLOPS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -29,25 +31,32 @@ def peak_flops(device: torch.device) -> float:
     return next((flops for part, flops in _PEAK_FLOPS.items() if part in name), 0.0)
 
 
-def flops_per_token(model: Any, *, context: float) -> float:
-    """Operations of one token forward and backward, without recomputation.
+def step_flops(model: Any, *, positions: int, kept: int, context: float) -> float:
+    """Operations of a packed sequence forward and backward, without recomputation.
 
-    Two a parameter forward, two for the gradient of what flows through, two for the gradient of
-    the parameter if it learns; attention adds 12 a layer, channel and visible position. The
-    embedding is a look-up and counts as the output layer only.
+    A parameter takes two a position forward, two for the gradient of what flows through, and two
+    for its own gradient if it learns; attention adds 12 a layer, channel and visible position.
+    The output layer counts at the positions whose next id is learnt, as logits are made there
+    only, and the embedding, a look-up, not at all. Projectors count at every position.
 
     Args:
-        model: an `OpenDriveVLAForConditionalGeneration`.
-        context: positions that a token sees on average.
+        model: an `OpenDriveVLAForConditionalGeneration`; of its perception nothing is counted.
+        positions: positions that are not filling.
+        kept: those whose next id is learnt.
+        context: positions that one sees on average, itself included.
     """
-    config = model.config
-    used = [p for n, p in model.named_parameters() if "perception" not in n]
-    if not config.tie_word_embeddings:
-        used = [p for p in used if p is not model.model.embed_tokens.weight]
-    forward = sum(4 * p.numel() for p in used)
-    learnt = sum(2 * p.numel() for p in used if p.requires_grad)
+    config, head = model.config, model.lm_head.weight
+    body = [
+        p
+        for n, p in model.named_parameters()
+        if not n.startswith((*PARTS["perception"], "model.embed_tokens.", "lm_head."))
+    ]
     attention = 12 * config.num_hidden_layers * config.hidden_size * context
-    return float(forward + learnt + attention)
+    return float(positions * (sum(map(_flops, body)) + attention) + kept * _flops(head))
+
+
+def _flops(parameter: torch.nn.Parameter) -> int:
+    return parameter.numel() * (6 if parameter.requires_grad else 4)
 
 
 class Meter:

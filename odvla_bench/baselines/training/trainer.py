@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor
 
-from odvla_bench.baselines.opendrivevla.checkpoint import Loaded, save_model
+from odvla_bench.baselines.opendrivevla.checkpoint import MODEL, Loaded, save_model
 from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import (
     checkpoints,
@@ -25,16 +26,16 @@ from odvla_bench.baselines.training.checkpoints import (
     load_optimizer,
     read_step,
     save_checkpoint,
+    whole_folder,
 )
 from odvla_bench.baselines.training.config import TrainConfig
 from odvla_bench.baselines.training.data import Batch, TrainingData
 from odvla_bench.baselines.training.loss import token_losses
 from odvla_bench.baselines.training.stages import Stage, freeze, get_stage, learning_parts
-from odvla_bench.baselines.training.throughput import Meter, flops_per_token, peak_flops
+from odvla_bench.baselines.training.throughput import Meter, peak_flops, step_flops
 from odvla_bench.errors import InputError, MissingDependencyError, OdvlaError
 from odvla_bench.provenance import digest_text
 
-MODEL = "model"
 LOG = "log.jsonl"
 
 Metrics = dict[str, float]
@@ -96,6 +97,11 @@ class Trainer:
         self.step = self._resume()
 
     @property
+    def config(self) -> TrainConfig:
+        """Its settings."""
+        return self._config
+
+    @property
     def data(self) -> TrainingData:
         """What it trains on."""
         return self._prepared.data
@@ -104,6 +110,12 @@ class Trainer:
     def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return bool(self._accelerator.is_main_process)
+
+    @property
+    def validates(self) -> bool:
+        """Whether held-out rows are scored; sharded, no process has the whole model to do it."""
+        sharded = self._config.fsdp and self._accelerator.num_processes > 1
+        return self._prepared.validate is not None and not sharded
 
     def run(self) -> Path:
         """Train to the end; returns the folder of the finished model.
@@ -120,14 +132,21 @@ class Trainer:
             ) from error
         state = gather_state(self._model)
         if self.is_main:
-            save_model(self._prepared.loaded, self._out / MODEL, state)
+            with whole_folder(self._out / MODEL) as temporary:
+                save_model(self._prepared.loaded, temporary, state)
         self._accelerator.wait_for_everyone()
         self._accelerator.end_training()
         return self._out / MODEL
 
     def _prepare_model(self) -> None:
         config, raw = self._config, self._raw
-        raw.set_attn_implementation(self._implementation)
+        try:
+            raw.set_attn_implementation(self._implementation)
+        except ImportError as error:
+            raise InputError(
+                f"attention={self._implementation} cannot be used here ({error}). Install what "
+                "it needs, or take attention=auto."
+            ) from error
         raw.train()
         if config.gradient_checkpointing:
             raw.gradient_checkpointing_enable({"use_reentrant": False})
@@ -232,9 +251,12 @@ class Trainer:
             group["lr"] = group["peak"] * factor
 
     def _count(self, meter: Meter, batch: Batch) -> None:
-        positions = batch.inputs["position_ids"].float()
-        length = positions.numel() * self._accelerator.num_processes
-        meter.add(length, length * flops_per_token(self._raw, context=float(positions.mean())))
+        seen = batch.inputs["position_ids"][0][batch.real].float() + 1
+        processes = self._accelerator.num_processes
+        flops = step_flops(
+            self._raw, positions=len(seen), kept=len(batch.kept), context=float(seen.mean())
+        )
+        meter.add(len(seen) * processes, flops * processes)
 
     def _save(self) -> None:
         save_checkpoint(
@@ -250,9 +272,9 @@ class Trainer:
         self._accelerator.wait_for_everyone()
 
     def _validate(self) -> None:
-        if self._prepared.validate is None or self._config.fsdp:
+        if not self.validates:
             return
-        if self.is_main:
+        if self.is_main and self._prepared.validate is not None:
             metrics = self._prepared.validate()
             self._log({f"validation/{name}": value for name, value in metrics.items()})
         self._accelerator.wait_for_everyone()
@@ -340,8 +362,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         )
     for tracker in config.track:
         if importlib.util.find_spec(tracker) is None:
-            raise MissingDependencyError(tracker, extra="train", purpose=f"--set track={tracker}")
+            raise MissingDependencyError(tracker, extra="track", purpose=f"--set track={tracker}")
     Path(config.out).mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state()  # else all runs of a process have the first one's precision
     accelerator = Accelerator(
         cpu=not on_cuda,  # else processes on CPUs do not find each other
         mixed_precision=precision,
@@ -361,5 +384,5 @@ def check_out(out: Path) -> None:
     Raises:
         InputError: it does.
     """
-    if (out / MODEL / "config.json").is_file():
+    if (out / MODEL).is_dir():
         raise InputError(f"{out}: holds a finished run. Give --out a new folder.")

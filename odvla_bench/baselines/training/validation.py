@@ -1,8 +1,13 @@
-"""How good a model is in the middle of its training: on held-out rows, by our own metrics."""
+"""How good a model is in the middle of its training: on held-out rows, by our own metrics.
+
+Texts are compared as runs of word characters in lower case, without Java (tokenizer
+`word-lower`), with the one recorded answer, over few rows: the names say so, and the figures are
+for watching a run, not for tables. Those come from `odvla-bench eval`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +23,17 @@ from odvla_bench.baselines.training.loss import token_losses
 from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.metrics.displacement import displacement_m
 from odvla_bench.metrics.forecasting import hold_last, score_motion
+from odvla_bench.metrics.text.scoring import score_text
 
 Metrics = dict[str, float]
 
 _BATCH_SIZE = 32
-_MAX_NEW_TOKENS = 128
+_MAX_NEW_TOKENS = {"1": 256, "2": 256, "2.5": 128, "3": 128}
+"""Longer answers are cut; of a merged scene caption that leaves the first half."""
+_TOKENIZER = "word-lower"
+_TEXT_METRICS = {"Bleu_4": "bleu_4", "ROUGE_L": "rouge_l", "CIDEr": "cider"}
+_SHORT_ANSWERS = ("nuscenes_qa",)
+"""Sources whose answers are right or wrong."""
 _IMPLEMENTATION = "sdpa"
 
 
@@ -60,7 +71,12 @@ class Validator:
         )
 
     def __call__(self) -> Metrics:
-        """`loss`, and `l2_m`, `ade_m` or `exact_match` by the stage; leaves the model as it was."""
+        """`loss`, and what the stage's answers are worth; leaves the model as it was.
+
+        Stages 1 and 2: `exact_match`; by source `accuracy/…` of short answers, and of texts
+        `bleu_4_word_lower/…`, `rouge_l_word_lower/…` and `cider_word_lower/…`, 1 being perfect
+        and 10 for CIDEr. Stage 2.5: `ade_m`, `fde_m`. Stage 3: `l2_m`.
+        """
         model = self._loaded.model
         before, training = model.config._attn_implementation, model.training
         model.set_attn_implementation(_IMPLEMENTATION)
@@ -82,16 +98,42 @@ class Validator:
         return total / count
 
     def _answers(self) -> Metrics:
-        decoding = Decoding(batch_size=_BATCH_SIZE, max_new_tokens=_MAX_NEW_TOKENS)
+        decoding = Decoding(_BATCH_SIZE, max_new_tokens=_MAX_NEW_TOKENS[self._stage])
         answerer = Answerer(self._loaded, self._prompting, self._source, decoding)
         said = {a.row: a.text for a in answerer.answer(self._rows)}
         texts = [said[i] for i in range(self._rows.num_rows)]
+        if self._stage not in _MOVES:
+            return text_scores(texts, self._rows)
         truth: list[str] = self._rows["answer"].to_pylist()
-        return _SCORES[self._stage](texts, truth, self._prompting)
+        return _MOVES[self._stage](texts, truth, self._prompting)
 
 
-def _exact_match(texts: list[str], truth: list[str], _: Prompting) -> Metrics:
-    return {"exact_match": float(np.mean([a == b for a, b in zip(texts, truth, strict=True)]))}
+def text_scores(texts: Sequence[str], rows: pa.Table) -> Metrics:
+    """Scores of answers in words; see `Validator.__call__`.
+
+    Args:
+        texts: N answers.
+        rows: N rows of `CONVERSATIONS` with the recorded answers; a row's id begins with its
+            source.
+    """
+    truth: list[str] = rows["answer"].to_pylist()
+    right = np.array([a == b for a, b in zip(texts, truth, strict=True)], np.float64)
+    sources = np.array([row.partition(":")[0] for row in rows["row_id"].to_pylist()])
+    metrics: Metrics = {"exact_match": float(right.mean())}
+    for source in np.unique(sources).tolist():
+        of = np.flatnonzero(sources == source)
+        if source in _SHORT_ANSWERS:
+            metrics[f"accuracy/{source}"] = float(right[of].mean())
+            continue
+        scores = score_text(
+            [texts[i] for i in of],
+            [[truth[i]] for i in of],
+            metrics=("bleu", "rouge_l", "cider"),
+            tokenizer=_TOKENIZER,
+        )
+        suffix = f"{_TOKENIZER.replace('-', '_')}/{source}"
+        metrics |= {f"{n}_{suffix}": scores.corpus[name] for name, n in _TEXT_METRICS.items()}
+    return metrics
 
 
 def _plans(texts: list[str], truth: list[str], prompting: Prompting) -> Metrics:
@@ -116,9 +158,8 @@ def _positions(texts: list[str], truth: list[str], codec: WaypointCodec) -> tupl
     return pred, codec.decode_batch(truth).xy_m, float(failed.mean())
 
 
-_SCORES: dict[str, Callable[[list[str], list[str], Prompting], Metrics]] = {
-    "1": _exact_match,
-    "2": _exact_match,
+_MOVES: dict[str, Callable[[list[str], list[str], Prompting], Metrics]] = {
     "2.5": _motion,
     "3": _plans,
 }
+"""Stages whose answers are waypoints."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
 from odvla_bench.baselines.opendrivevla import predict as module
-from odvla_bench.baselines.opendrivevla.answering import Answerer, Decoding
+from odvla_bench.baselines.opendrivevla.answering import Answer, Answerer, Decoding
 from odvla_bench.baselines.opendrivevla.build_tokens import AnnotationTokens
 from odvla_bench.baselines.opendrivevla.checkpoint import save_model, with_codec_tokens
 from odvla_bench.baselines.opendrivevla.conversations import read_conversations
@@ -63,6 +63,32 @@ def test_batches_of_any_size_give_the_same_answers(prediction, build_dir):
         return {a.row: a.text for a in found}
 
     assert answers(1) == answers(4)
+
+
+def test_alike_long_prompts_are_answered_together(build_dir, monkeypatch):
+    prompting = make_prompting(inputs=("ego", "history", "command"))
+    rows = read_conversations(open_build(build_dir), "3", SPLIT, prompting, answers=False)
+    answerer = Answerer(tiny_model(), prompting, None, Decoding(batch_size=4))
+    batches = []
+
+    def note(numbers, inputs):
+        batches.append(inputs["attention_mask"].sum(1).tolist())
+        return (Answer(n, 0, "", 0.0) for n in numbers)
+
+    monkeypatch.setattr(answerer, "_answer_batch", note)
+    assert sorted(a.row for a in answerer.answer(rows)) == list(range(rows.num_rows))
+    lengths = [n for batch in batches for n in batch]
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_answers_what_this_process_answers(prediction, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SHARD_ROWS", 4)
+    here = read_predictions(predict(prediction))
+    there = dataclasses.replace(prediction, out=tmp_path / "ray.parquet")
+    assert read_predictions(predict(there, executor="ray")).fingerprint == here.fingerprint
 
 
 def test_a_stopped_prediction_goes_on(prediction, monkeypatch):
@@ -172,6 +198,7 @@ def test_annotation_tokens_hold_the_agents_of_the_keyframe(build_dir):
 
 
 CODECS = {"text": {}, "delta": {}, "bins": {"x_bins": 5, "y_bins": 7}}
+"""Codec → options that make it small."""
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +206,10 @@ def tokenizer():
     return tiny_tokenizer()
 
 
+@pytest.mark.parametrize("variable", [False, True], ids=["six steps", "up to six"])
 @pytest.mark.parametrize("name", CODECS)
-def test_constrained_answers_always_parse(name):
-    made, codec = tiny_model(), get_codec(name, **CODECS[name])
+def test_constrained_answers_always_parse(name, variable):
+    made, codec = tiny_model(), get_codec(name, **CODECS[name], variable_length=variable)
     with_codec_tokens(made, codec)
     grammar = WaypointGrammar(codec, made.processor.tokenizer)
     inputs = made.processor([made.processor.encode("s", f"go {i}") for i in range(4)])
@@ -194,7 +222,10 @@ def test_constrained_answers_always_parse(name):
         logits_processor=LogitsProcessorList([ConstrainedWaypoints(grammar)]),
     )
     answers = made.processor.decode_answers(ids)
-    assert set(codec.decode_batch(answers).status) == {"strict"}
+    decoded = codec.decode_batch(answers)
+    assert set(decoded.status) == {"strict"}
+    steps = {codec.decode(a).x_m.size for a in answers}
+    assert steps == {6} if not variable else min(steps) < 6
     assert all(a.startswith("<traj_start>") and a.endswith("<traj_end>") for a in answers)
 
 

@@ -3,10 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from factories.builds import MINI, make_build
 
 from odvla_bench.baselines.opendrivevla.features import KeyframeFeatures
 from odvla_bench.baselines.opendrivevla.tiny import tiny_model
 from odvla_bench.baselines.training.config import make_config
+from odvla_bench.datasets.synthetic_language import LanguageConfig, write_language_files
+
+SOURCES = ("planning", "forecasting", "tod3cap", "nucaption", "nuscenes_qa", "nux")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,7 +21,7 @@ def _one_thread():
 class RandomTokens:
     """Three agents and two map elements a keyframe, random but the same each time."""
 
-    fingerprint = "random"
+    signature = fingerprint = "random"
 
     def __getitem__(self, sample_token):
         rng = np.random.default_rng(list(sample_token.encode()))
@@ -61,3 +65,12 @@ def config(build_dir, tmp_path):
         return make_config(**(settings | changes))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def all_stages(synthetic_root, tmp_path_factory):
+    """A build with rows for every stage, the texts made up."""
+    files, out = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("stages") / "build"
+    texts = LanguageConfig(questions_per_keyframe=2, captions_per_keyframe=3, defects=False)
+    write_language_files(files, synthetic_root, "v1.0-mini", texts)
+    return make_build(synthetic_root, out, *SOURCES, language=files, version=MINI).path
