@@ -36,7 +36,7 @@ CAPTIONS = [
 
 
 def test_captions(tmp_path: Path) -> None:
-    out = tmp_path / "result.json"
+    out = tmp_path / "new" / "result.json"
     preds = [{"id": "2", "prediction": "A bus turns."}, {"id": "a", "prediction": "x y z"}]
     result = run(tmp_path, preds, CAPTIONS, "nucaption-word-lower", "--out", str(out))
     assert result.exit_code == 0, result.output
