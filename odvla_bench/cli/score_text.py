@@ -54,7 +54,10 @@ def score_text(
     table = _score(profile, predictions, targets, refs, choices)
     print_scores(table)
     if out_file is not None:
-        write_json(out_file, as_json(table))
+        try:
+            write_json(out_file, as_json(table))
+        except OSError as error:
+            raise InputError(f"{out_file} cannot be written: {error.strerror}.") from error
 
 
 def score_options(

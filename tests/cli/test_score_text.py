@@ -49,6 +49,14 @@ def test_captions(tmp_path: Path) -> None:
     assert data["counts"] == {"read": 2, "scored": 2, "missing": 0}
 
 
+def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
+    taken = tmp_path / "refs.jsonl"  # a file where the folder should be
+    more = ("--resamples", "0", "--out", str(taken / "result.json"))
+    result = run(tmp_path, [{"id": "a"}], CAPTIONS, "nucaption-word-lower", *more)
+    assert isinstance(result.exception, OdvlaError)
+    assert "cannot be written" in str(result.exception)
+
+
 def test_questions(tmp_path: Path) -> None:
     refs = [
         {"id": i, "answer": answer, "template_type": "exist", "num_hop": i % 2}
