@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +43,7 @@ def score_text(
     ] = None,
 ) -> None:
     """Score texts against references under a named profile."""
+    from odvla_bench.datasets.writer import write_json
     from odvla_bench.predictions.texts import match_answers, read_records
 
     choices = score_options(
@@ -52,9 +52,12 @@ def score_text(
     targets = read_records(refs)
     predictions = match_answers(preds, read_records(preds), list(targets))
     table = _score(profile, predictions, targets, refs, choices)
-    if out_file is not None:
-        out_file.write_text(json.dumps(as_json(table), indent=2) + "\n")
     print_scores(table)
+    if out_file is not None:
+        try:
+            write_json(out_file, as_json(table))
+        except OSError as error:
+            raise InputError(f"{out_file} cannot be written: {error.strerror}.") from error
 
 
 def score_options(

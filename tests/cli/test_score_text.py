@@ -36,7 +36,7 @@ CAPTIONS = [
 
 
 def test_captions(tmp_path: Path) -> None:
-    out = tmp_path / "result.json"
+    out = tmp_path / "new" / "result.json"
     preds = [{"id": "2", "prediction": "A bus turns."}, {"id": "a", "prediction": "x y z"}]
     result = run(tmp_path, preds, CAPTIONS, "nucaption-word-lower", "--out", str(out))
     assert result.exit_code == 0, result.output
@@ -47,6 +47,14 @@ def test_captions(tmp_path: Path) -> None:
     data = json.loads(out.read_text())
     assert data["scores"][0]["value"] == pytest.approx(0.5)
     assert data["counts"] == {"read": 2, "scored": 2, "missing": 0}
+
+
+def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
+    taken = tmp_path / "refs.jsonl"  # a file where the folder should be
+    more = ("--resamples", "0", "--out", str(taken / "result.json"))
+    result = run(tmp_path, [{"id": "a"}], CAPTIONS, "nucaption-word-lower", *more)
+    assert isinstance(result.exception, OdvlaError)
+    assert "cannot be written" in str(result.exception)
 
 
 def test_questions(tmp_path: Path) -> None:
