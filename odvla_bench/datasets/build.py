@@ -30,7 +30,7 @@ from odvla_bench.datasets.builders.base import (
     open_context,
 )
 from odvla_bench.datasets.builders.requirements import Source, check_given, look_for
-from odvla_bench.datasets.executor import run_tasks
+from odvla_bench.datasets.executor import check_executor, run_tasks
 from odvla_bench.datasets.manifest import check_gates, contents
 from odvla_bench.datasets.schema import DROPPED, FORMAT_VERSION, TABLES
 from odvla_bench.datasets.writer import (
@@ -84,9 +84,11 @@ def find_sources(
         given: names such as "nuscenes_qa.val" → files that lie elsewhere.
 
     Raises:
-        InputError: a file that was named is not there.
+        InputError: the folder, or a file that was named, is not there.
         UnknownNameError: a file is named for something that no source needs.
     """
+    if sources_root is not None and not sources_root.is_dir():
+        raise InputError(f"{sources_root}: no such folder. Give the one with the language files.")
     requires = {name: BUILDERS.get(name).requires for name in BUILDERS}
     check_given(given or {}, requires)
     return [
@@ -119,7 +121,9 @@ def build(
     Raises:
         InputError: raw data that cannot be read; `out` holds something else.
         FormatError: rows lost between raw data and build.
+        UnknownNameError: no such source or executor.
     """
+    check_executor(executor)
     context = open_context(request)
     wanted = {BUILDERS.get(name).name for name in sources}
     names = [name for name in BUILDERS if name in wanted]

@@ -16,6 +16,16 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
+def check_executor(name: str) -> None:
+    """Refuse an executor that does not exist, before anything is done.
+
+    Raises:
+        UnknownNameError: the message lists what exists.
+    """
+    if name not in EXECUTORS:
+        raise suggest(name, list(EXECUTORS), kind="executor")
+
+
 def run_tasks(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
@@ -37,8 +47,7 @@ def run_tasks(
         MissingDependencyError: "ray" without Ray.
         UnknownNameError: no such executor.
     """
-    if executor not in EXECUTORS:
-        raise suggest(executor, list(EXECUTORS), kind="executor")
+    check_executor(executor)
     if executor == "ray":
         yield from _run_on_ray(function, tasks, gpus)
     elif workers <= 1 or len(tasks) <= 1:

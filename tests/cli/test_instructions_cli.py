@@ -78,6 +78,8 @@ MISTAKES = {
     "no-file": (("--source-file", "nux.train=/nowhere"), "no such file"),
     "syntax": (("--source-file", "nux.train"), "write it like"),
     "other": (("--source-file", "nux.test=/nowhere"), "Unknown source file"),
+    "folder": (("--sources-root", "/nowhere"), "/nowhere: no such folder"),
+    "executor": (("--executor", "rray"), "Did you mean 'ray'?"),
     "filter": (("--object-filter", "none"), "Unknown object filter"),
 }
 

@@ -143,3 +143,36 @@ def test_no_bytes_raise_anything_else(tmp_path: Path, content: bytes) -> None:
         assert "fuzz.json" in str(error)  # noqa: PT017
     else:
         assert all((r.value is None) or not r.problem for r in found)
+
+
+@SHARED_FOLDER
+@given(
+    value=st.lists(JSON, min_size=1, max_size=6) | st.dictionaries(TEXT, JSON, min_size=1),
+    indent=st.sampled_from([None, 1]),
+    at=st.floats(0, 1),
+    put=st.sampled_from([b"", b",", b" ", b"NaN", b"\\ud800", b"\xe9", b"]", b"1", b":"]),
+    batch=st.integers(1, 3),
+)
+def test_parsed_at_once_or_one_by_one_is_the_same(
+    tmp_path: Path, value: Any, indent: int | None, at: float, put: bytes, batch: int
+) -> None:
+    text = json.dumps(value, indent=indent).encode()
+    i = int(at * len(text))
+    path = write(tmp_path / "once.json", text[:i] + put + text[i:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_BATCH_RECORDS", batch)
+        at_once = read_or_refused(path)
+        for name in ("_parsed_list", "_parsed_object"):
+            patch.setattr(records, name, refuse)
+        assert str(at_once) == str(read_or_refused(path))
+
+
+def read_or_refused(path: Path) -> list[RawRecord] | str:
+    try:
+        return read(path)
+    except InputError as error:
+        return str(error)
+
+
+def refuse(*_: object) -> None:
+    raise ValueError
