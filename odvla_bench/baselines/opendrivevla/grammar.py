@@ -86,6 +86,10 @@ class WaypointGrammar:
         phase, number, digits = state
         if symbol in self._axis_of:
             return self._token_step(state, self._axis_of[symbol])
+        if symbol in _DIGITS:
+            return _digit_step(state, symbol)
+        if symbol == "-":
+            return State("whole", number) if phase == "sign" else None
         structural = {
             ("start", TRAJ_START): State("open"),
             ("open", "["): State("pair"),
@@ -94,14 +98,11 @@ class WaypointGrammar:
             ("after", "]"): State("close", number) if number == self._numbers else None,
             ("close", TRAJ_END): State("end"),
             ("end", IM_END): _DONE,
-            ("sign", "-"): State("whole", number),
             ("whole", "."): State("tenths", number) if digits else None,
             ("zero", "."): State("tenths", number),
             ("separator", ","): State("sign", number) if number % 2 else None,
             ("separator", ")"): State("after", number) if number % 2 == 0 else None,
         }
-        if symbol in _DIGITS:
-            return _digit_step(state, symbol)
         return structural.get((phase, symbol))
 
     def _token_step(self, state: State, axis: str) -> State | None:

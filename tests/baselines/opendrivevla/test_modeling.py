@@ -119,6 +119,8 @@ def test_save_and_load_give_the_same_logits(loaded, features, tmp_path):
     loaded.model.save_pretrained(tmp_path)
     loaded.processor.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for parameter in again.parameters():  # out of the mapped file, where they lie unaligned
+        parameter.data = parameter.data.clone()
     assert isinstance(again, OpenDriveVLAForConditionalGeneration)
     with torch.no_grad():
         assert torch.equal(again(ids, **visual).logits, loaded.model.eval()(ids, **visual).logits)
