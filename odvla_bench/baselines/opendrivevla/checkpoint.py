@@ -79,7 +79,11 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
             f"{folder}: a model of type {kind!r}. An OpenDriveVLA ('opendrivevla', or "
             f"'{RELEASED_TYPE}' as released) or a Qwen2 language model ('qwen2') is expected."
         )
-    return loaders[kind](folder, dtype)
+    loaded = loaders[kind](folder, dtype)
+    for parameter in loaded.model.parameters():
+        # A mapped file's tensors lie unaligned, which changes the last bits of some products.
+        parameter.data = parameter.data.clone()
+    return loaded
 
 
 def with_codec_tokens(loaded: Loaded, codec: WaypointCodec) -> None:

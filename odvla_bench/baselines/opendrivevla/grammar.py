@@ -87,6 +87,10 @@ class WaypointGrammar:
         phase, number, digits = state
         if symbol in self._axis_of:
             return self._token_step(state, self._axis_of[symbol])
+        if symbol in _DIGITS:
+            return _digit_step(state, symbol)
+        if symbol == "-":
+            return State("whole", number) if phase == "sign" else None
         complete = number >= self._least and number % 2 == 0
         structural = {
             ("start", TRAJ_START): State("open"),
@@ -97,14 +101,11 @@ class WaypointGrammar:
             ("open", TRAJ_END): State("end") if complete else None,
             ("close", TRAJ_END): State("end"),
             ("end", IM_END): _DONE,
-            ("sign", "-"): State("whole", number),
             ("whole", "."): State("tenths", number) if digits else None,
             ("zero", "."): State("tenths", number),
             ("separator", ","): State("sign", number) if number % 2 else None,
             ("separator", ")"): State("after", number) if number % 2 == 0 else None,
         }
-        if symbol in _DIGITS:
-            return _digit_step(state, symbol)
         return structural.get((phase, symbol))
 
     def _token_step(self, state: State, axis: str) -> State | None:

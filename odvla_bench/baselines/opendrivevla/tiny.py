@@ -1,4 +1,4 @@
-"""`tiny`: an OpenDriveVLA of 0.2 million parameters with a tokenizer of its own.
+"""`tiny`: an OpenDriveVLA of 0.3 million parameters with a tokenizer of its own.
 
 For tests and demos: nothing is downloaded, and all four stages run in minutes on a laptop.
 """

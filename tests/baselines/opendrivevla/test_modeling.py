@@ -120,6 +120,8 @@ def test_save_and_load_give_the_same_logits(loaded, features, tmp_path):
     loaded.model.save_pretrained(tmp_path)
     loaded.processor.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for parameter in again.parameters():  # out of the mapped file, where they lie unaligned
+        parameter.data = parameter.data.clone()
     assert isinstance(again, OpenDriveVLAForConditionalGeneration)
     ours, theirs = loaded.model.state_dict(), again.state_dict()
     assert ours.keys() == theirs.keys()
