@@ -61,7 +61,8 @@ class Extraction:
     config: PerceptionConfig
     device: str = "cpu"
     precision: str = "fp32"
-    """fp32, tf32, bf16 or fp16; geometry, softmax, norms and tracking are float32 in all."""
+    """fp32, tf32, bf16 or fp16; geometry, softmax, norms, tracking and map are float32 in all. In
+    all but fp32 a GPU may round the factors of its matrix products to TF32."""
     scenes_at_once: int = 1
     skip_bad: bool = False
     """Leave out keyframes whose images cannot be read, and name them in the ledger."""
