@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from odvla_bench.baselines.opendrivevla.perception.config import EncoderGradients
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS
 from odvla_bench.baselines.training.stages import get_stage
 from odvla_bench.datasets.writer import write_json
@@ -31,7 +32,19 @@ class TrainConfig:
     out: str
     """Folder of checkpoints, log and final model."""
     tokens: str = ""
-    """Feature store of visual tokens; not needed where `inputs` has no `visual`."""
+    """Feature store of visual tokens, `annotations`, or, in stage 3, `images`: the perception is
+    trained too. Not needed where `inputs` has no `visual`."""
+    nuscenes_root: str = ""
+    """Folder of the build's images; like what follows for `tokens` = `images`."""
+    checkpoint: str = ""
+    """Weights that the perception starts with, where `model` has none of its own."""
+    perception_preset: str = "uniad-base"
+    """Sizes of that checkpoint."""
+    perception_behaviour: str = "released"
+    """`released` or `fixed`, see `extract-features`."""
+    encoder_gradients: str = "last"
+    """Keyframes of a clip whose images get gradients: `last`, or, as officially, `all` five, for
+    twice the time and five times the memory."""
     split: str = "train"
     validation_split: str = "val"
     prompt_profile: str = "default"
@@ -100,6 +113,9 @@ class TrainConfig:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         if self.precision not in PRECISIONS:
             raise suggest(self.precision, list(PRECISIONS), kind="precision")
+        kinds = get_args(EncoderGradients)
+        if self.encoder_gradients not in kinds:
+            raise suggest(self.encoder_gradients, list(kinds), kind="encoder_gradients")
 
     def save(self, path: Path) -> None:
         """Write the settings as JSON, which `read_config` reads."""

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from odvla_bench.baselines.opendrivevla.checkpoint import Loaded, save_model
+from odvla_bench.baselines.opendrivevla.tokens import IMAGES
 from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import (
     checkpoints,
@@ -43,7 +44,7 @@ Validate = Callable[[], Metrics]
 
 _PASSIVE = (
     *("out", "workers", "save_every", "keep", "log_every", "validate_every", "validation_limit"),
-    *("track", "data", "tokens", "system_file"),
+    *("track", "data", "tokens", "system_file", "nuscenes_root", "checkpoint"),
 )
 """Settings that do not change a parameter, and paths, whose contents have digests of their own."""
 
@@ -188,6 +189,7 @@ class Trainer:
         total = accelerator.reduce(sum(b.weight.sum() for b in group), reduction="sum")
         for i, batch in enumerate(group):
             waits = i < len(group) - 1
+            self._draw_alike(i)
             with accelerator.no_sync(self._model) if waits else nullcontext():
                 with accelerator.autocast():
                     nats = token_losses(self._model, batch, self._implementation)
@@ -201,6 +203,12 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
+
+    def _draw_alike(self, pack: int) -> None:
+        """Seed dropout by the pack of the step, so that a stopped run goes on alike."""
+        number = self.step * self._config.packs_per_step + pack
+        processes, rank = self._accelerator.num_processes, self._accelerator.process_index
+        torch.manual_seed(self._config.seed + number * processes + rank)
 
     def _check(self, nats: Tensor, batch: Batch) -> None:
         wrong = ~torch.isfinite(nats)
@@ -234,7 +242,9 @@ class Trainer:
     def _count(self, meter: Meter, batch: Batch) -> None:
         positions = batch.inputs["position_ids"].float()
         length = positions.numel() * self._accelerator.num_processes
-        meter.add(length, length * flops_per_token(self._raw, context=float(positions.mean())))
+        # What the perception does is not counted, so with images there is no utilisation.
+        each = 0.0 if batch.clip else flops_per_token(self._raw, context=float(positions.mean()))
+        meter.add(length, length * each)
 
     def _save(self) -> None:
         save_checkpoint(
@@ -342,10 +352,13 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         if importlib.util.find_spec(tracker) is None:
             raise MissingDependencyError(tracker, extra="train", purpose=f"--set track={tracker}")
     Path(config.out).mkdir(parents=True, exist_ok=True)
+    # The planning loss does not reach what only places boxes, nor queries in an empty street.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.tokens == IMAGES)
     accelerator = Accelerator(
         cpu=not on_cuda,  # else processes on CPUs do not find each other
         mixed_precision=precision,
         fsdp_plugin=plugin,
+        kwargs_handlers=[unused],
         log_with=list(config.track) or None,
         project_dir=config.out,
     )

@@ -20,8 +20,10 @@ from odvla_bench.errors import InputError
 from odvla_bench.provenance import digest_file, digest_text
 
 HF_PREFIX = "model.vision_tower.vision_tower.vision_model."
-PREFIXES = (HF_PREFIX, "module.")
+OWN_PREFIX = "model.perception."
+PREFIXES = (HF_PREFIX, OWN_PREFIX, "module.")
 _SHARD_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
 _MAP_OFFSETS = "seg_head.transformer.encoder.layers.0.attentions.0.sampling_offsets.weight"
 _MAP_OFFSETS_A_LEVEL = 64
 
@@ -128,6 +130,8 @@ def _weight_files(path: Path) -> list[Path]:
         if index.is_file():
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             files = [path / Path(name).name for name in names]
+        elif (path / _WHOLE).is_file():
+            files = [path / _WHOLE]
         else:
             files = sorted(path.glob("*.safetensors"))
     else:
