@@ -82,6 +82,11 @@ class AnnotationTokens:
         )
 
     @property
+    def signature(self) -> str:
+        """What the tokens are made from and how."""
+        return SETTINGS.signature
+
+    @property
     def fingerprint(self) -> str:
         """Digest of the build and of how tokens are made."""
         return digest_text(self._build.fingerprint, SETTINGS.signature)

@@ -158,6 +158,11 @@ class FeatureStore(Mapping[str, KeyframeFeatures]):
         self.settings = FeatureSettings(**json.loads(heads[0]["settings"]))
 
     @property
+    def signature(self) -> str:
+        """What the tokens were made from and how."""
+        return self.settings.signature
+
+    @property
     def fingerprint(self) -> str:
         """Digest of settings and all contents."""
         return digest_text(self.settings.signature, *self._fingerprints.values())

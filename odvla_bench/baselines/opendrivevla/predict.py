@@ -128,7 +128,7 @@ def predict(
     Returns:
         The file; of several samples a row the drawn ones lie beside it in `….samples.parquet`.
     """
-    asked, parts = prediction, prediction.out.with_name(prediction.out.name + _PARTS)
+    parts = prediction.out.with_name(prediction.out.name + _PARTS)
     if prediction.tokens == IMAGES and prompting_of(prediction).visual:
         prediction = _with_features(prediction, parts / _FEATURES, executor, report)
     key = _key(prediction)
@@ -144,7 +144,7 @@ def predict(
         if report:
             report(len(shards[rank::world]) - len(pending) + done, len(shards[rank::world]))
     if all(shard.file.is_file() for shard in shards):
-        _write(asked, pa.concat_tables(pq.read_table(s.file) for s in shards))
+        _write(prediction, pa.concat_tables(pq.read_table(s.file) for s in shards))
         if world == 1:
             shutil.rmtree(parts)
     return prediction.out
@@ -259,18 +259,19 @@ def _key(prediction: Prediction) -> str:
 
 def _write(prediction: Prediction, answers: pa.Table) -> None:
     """The predictions file, and beside it the drawn samples."""
-    prompting = prompting_of(prediction)
+    prompting, build = prompting_of(prediction), open_build(prediction.data)
+    source = open_source(prediction.tokens, build, visual=prompting.visual)
     metadata = {
         "model": prediction.model,
         "split": prediction.split,
         "stage": prediction.stage,
-        "build_fingerprint": open_build(prediction.data).fingerprint,
+        "build_fingerprint": build.fingerprint,
         "odvla_bench_version": package_version(),
         "decoding": prediction.decoding.signature,
         "prompts": prompting.profile.digest,
         "inputs": ",".join(prompting.inputs),
         "waypoint_codec": prompting.codec_name,
-        "tokens": prediction.tokens if prompting.visual else "none",
+        "tokens": source.signature if source else "none",
         "sees_the_future": "false",
         "command": prediction.command or "recorded",
         "batch_size": str(prediction.decoding.batch_size),

@@ -38,8 +38,12 @@ class TokenSource(Protocol):
     """Visual tokens by keyframe: a feature store, or tokens made from annotations."""
 
     @property
+    def signature(self) -> str:
+        """What the tokens are made from and how; says `privileged` where it is annotations."""
+
+    @property
     def fingerprint(self) -> str:
-        """Digest of what the tokens are made from and how."""
+        """Digest of the tokens."""
 
     def __getitem__(self, sample_token: str) -> VisualTokens:
         """The tokens of a keyframe.

@@ -88,6 +88,8 @@ class Clips:
 class LiveTokens:
     """A `TokenSource` for validation: what a network that is in training makes of clips."""
 
+    signature = "tokens:perception in training"
+
     def __init__(self, clips: Clips, network: Perception, fingerprint: str) -> None:
         """Hold the network, wherever it is and whatever it will have learnt."""
         self._clips, self._network, self.fingerprint = clips, network, fingerprint
@@ -147,6 +149,7 @@ class _OneSlot:
     map: npt.NDArray[np.float32]
     instance_id: npt.NDArray[np.int64]
     fingerprint: str = "one-slot"
+    signature: str = "one-slot"
 
     def __getitem__(self, sample_token: str) -> _OneSlot:
         return self

@@ -19,6 +19,7 @@ from odvla_bench.baselines.opendrivevla.perception.config import (
 )
 from odvla_bench.baselines.opendrivevla.perception.scenes import scenes_from_build
 from odvla_bench.baselines.opendrivevla.tokens import IMAGES
+from odvla_bench.baselines.training.checkpoints import checkpoints
 from odvla_bench.baselines.training.clips import Clips, LiveTokens
 from odvla_bench.baselines.training.config import TrainConfig
 from odvla_bench.datasets.reader import Build
@@ -53,7 +54,7 @@ def attach_perception(config: TrainConfig, loaded: Loaded) -> None:
     """
     model = loaded.model
     if model.model.perception is not None:
-        if config.checkpoint:
+        if config.checkpoint and not checkpoints(Path(config.out)):
             raise InputError(
                 f"{config.model}: has a perception of its own. Leave --checkpoint out to train it."
             )

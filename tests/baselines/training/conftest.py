@@ -17,7 +17,7 @@ def _one_thread():
 class RandomTokens:
     """Three agents and two map elements a keyframe, random but the same each time."""
 
-    fingerprint = "random"
+    fingerprint = signature = "random"
 
     def __getitem__(self, sample_token):
         rng = np.random.default_rng(list(sample_token.encode()))

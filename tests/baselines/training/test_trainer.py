@@ -122,7 +122,7 @@ def test_stage_1_changes_projectors_only(config, start, tokens, monkeypatch, bui
 class PoisonedTokens:
     """Tokens of one keyframe that are not numbers."""
 
-    fingerprint = "poisoned"
+    fingerprint = signature = "poisoned"
 
     def __init__(self, tokens, sample):
         self._tokens, self._sample = tokens, sample
