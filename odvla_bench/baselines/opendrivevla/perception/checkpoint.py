@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,7 +155,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the reader stumble in any way
         raise InputError(
             f"{path} cannot be read as plain weights ({_first_line(error)}). Nothing in it "
             "was run. Check the download; a file that holds other objects must be re-saved as a "

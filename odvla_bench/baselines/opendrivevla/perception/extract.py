@@ -91,8 +91,19 @@ def scene_tasks(scenes: Iterable[Scene]) -> Iterator[SceneTask]:
         before = scene.keyframes[-1]
 
 
-def extract(tasks: Sequence[SceneTask], settings: Extraction, report: Report | None = None) -> int:
+def extract(
+    tasks: Sequence[SceneTask],
+    settings: Extraction,
+    report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> int:
     """Write the features of scenes that have none yet; the number of scenes written.
+
+    Args:
+        tasks: the scenes.
+        settings: how features are made.
+        report: told of each finished scene.
+        tell: told what became of the checkpoint's keys.
 
     Raises:
         ImageError: an image cannot be read, without `skip_bad`.
@@ -100,6 +111,8 @@ def extract(tasks: Sequence[SceneTask], settings: Extraction, report: Report | N
         InputError: the checkpoint cannot be used.
     """
     network, loaded = load_checkpoint(settings.checkpoint, settings.config)
+    if tell:
+        tell(str(loaded))
     made_with = feature_settings(settings, loaded)
     torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
@@ -126,10 +139,11 @@ def extract_everywhere(
     *,
     executor: str = "local",
     report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """`extract` in this process, or in groups of scenes on Ray's workers; same files either way."""
     if executor == "local":
-        return extract(tasks, settings, report)
+        return extract(tasks, settings, report, tell)
     groups = [
         (tasks[i : i + SCENES_A_GROUP], settings) for i in range(0, len(tasks), SCENES_A_GROUP)
     ]
