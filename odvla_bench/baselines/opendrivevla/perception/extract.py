@@ -108,8 +108,9 @@ def extract(
     Raises:
         ImageError: an image cannot be read, without `skip_bad`.
         FormatError: features of other settings lie there.
-        InputError: the checkpoint cannot be used.
+        InputError: the checkpoint or the device cannot be used.
     """
+    _check_device(settings.device)
     network, loaded = load_checkpoint(settings.checkpoint, settings.config)
     if tell:
         tell(str(loaded))
@@ -154,6 +155,16 @@ def extract_everywhere(
         if report:
             report(f"{written} scenes", written, 0)
     return written
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Give "
+            "--device cpu or cuda:N, or leave it out."
+        ) from error
 
 
 def _extract_group(group: tuple[Sequence[SceneTask], Extraction]) -> int:
