@@ -85,7 +85,9 @@ class Trainer:
         self.stage = get_stage(self._config.stage)
         self._accelerator = _accelerator(self._config)
         self._device = self._accelerator.device
-        self._implementation = pick_implementation(self._device, self._config.attention)
+        self._implementation = pick_implementation(
+            self._device, self._config.attention, packed=self._config.tokens != IMAGES
+        )
         self._out = Path(self._config.out)
         self._raw = prepared.loaded.model
         self.trainable, self.parameters = freeze(self._raw, self.stage)
