@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -372,3 +374,39 @@ def test_a_missing_image_is_named(settings, images):
             Clips([scene], perception_config(MINI).behaviour)[scene.keyframes[2].sample_token]
     finally:
         path.write_bytes(whole)
+
+
+_TWO_PROCESSES = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from odvla_bench.baselines.training.config import make_config
+from odvla_bench.baselines.training.run import train
+train(make_config(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(settings, tmp_path):
+    script, file = tmp_path / "two.py", tmp_path / "two.json"
+    script.write_text(_TWO_PROCESSES)
+    save_checkpoint(Perception(perception_config("uniad-small")), tmp_path / "small.safetensors")
+    small = {
+        "checkpoint": str(tmp_path / "small.safetensors"),
+        "perception_preset": "uniad-small",
+        "max_steps": 2,
+    }
+    settings(**small, out=str(tmp_path / "two")).save(file)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"),
+            *("--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"),
+            *(str(script), str(file)),
+        ],
+        check=True,
+        timeout=500,
+    )
+    one = train(settings(**small, out=str(tmp_path / "one"), settings=["packs_per_step=2"]))
+    together = load_file(tmp_path / "two" / "model" / "model.safetensors")
+    for name, tensor in load_file(one / "model.safetensors").items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-4, atol=1e-5)
