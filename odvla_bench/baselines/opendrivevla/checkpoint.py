@@ -173,10 +173,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _open_ours(folder: Path, dtype: torch.dtype) -> Loaded:
     model = OpenDriveVLAForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    # Where a tensor lies in the file decides which kernels take it, and so the last bit of a sum:
-    # copied, a run that goes on from a checkpoint has the parameters of one that never stopped.
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
     return Loaded(model, OpenDriveVLAProcessor.from_pretrained(folder))
 
 

@@ -160,6 +160,20 @@ class OpenDriveVLAForConditionalGeneration(Qwen2ForCausalLM):  # type: ignore[mi
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers has it, with every tensor in memory of its own.
+
+        Where a tensor lies in a file decides which kernels take it, and so the last bit of a sum:
+        copied, a model gives what it gave before it was saved, and a run that goes on from a
+        checkpoint ends where an uninterrupted one does.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+        return loaded
+
     def forward(
         self,
         input_ids: Tensor | None = None,
