@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measure import Usage, cpu, here, markdown, seconds
 from odvla_bench.baselines.opendrivevla.perception.config import perception_config
 from odvla_bench.baselines.opendrivevla.perception.deformable import (
     deformable_attention,
@@ -83,16 +85,6 @@ def made_up(device: str) -> tuple[Perception, Frames]:
     return network, Frames.of(images, inputs, device)
 
 
-def cpu_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median CPU seconds over all threads."""
-    times = []
-    for _ in range(repeats):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return statistics.median(times)
-
-
 def gpu_table(device: str) -> None:
     network, frames = made_up(device)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, one keyframe of a scene")
@@ -127,14 +119,13 @@ def gpu_time(network: Perception, frames: Frames, precision: str, form: str) -> 
     return statistics.median(times), torch.cuda.max_memory_allocated() / 2**30
 
 
-def cpu_table() -> None:
+def cpu_table(repeats: int) -> None:
+    """Where the time of a keyframe with history goes."""
     network, frames = made_up("cpu")
     print(
         f"CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}, float32, full size"
     )
-    print("| part | CPU s a keyframe |")
-    print("|---|---|")
-    seconds: dict[str, float] = {}
+    runs: dict[str, list[Usage]] = defaultdict(list)
     parts: dict[str, torch.nn.Module] = {
         "image backbone": network.img_backbone,
         "feature pyramid": network.img_neck,
@@ -142,22 +133,23 @@ def cpu_table() -> None:
         "map head": network.seg_head,
     }
     began: dict[str, float] = {}
-    for name, part in parts.items():
-        part.register_forward_pre_hook(
-            lambda *_, name=name: began.__setitem__(name, time.process_time())
-        )
-        part.register_forward_hook(
-            lambda *_, name=name: seconds.__setitem__(name, time.process_time() - began[name])
-        )
+
+    def end(name: str) -> None:
+        runs[name].append(Usage(time.process_time() - began[name]))
+
     with torch.inference_mode():
         _, state = network(frames)
-        start = time.process_time()
-        network(frames, state)
-        total = time.process_time() - start
-    seconds["tracking and the rest"] = total - sum(seconds.values())
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.2f} |")
-    print(f"| all | {total:.2f} |")
+        for name, part in parts.items():
+            part.register_forward_pre_hook(
+                lambda *_, name=name: began.__setitem__(name, time.process_time())
+            )
+            part.register_forward_hook(lambda *_, name=name: end(name))
+        whole = here(lambda: network(frames, state), repeat=repeats)
+    rest = [
+        Usage(run.cpu_s - sum(runs[name][i].cpu_s for name in parts)) for i, run in enumerate(whole)
+    ]
+    rows = [*runs.items(), ("tracking and the rest", rest), ("all", whole)]
+    print(markdown(("part", "CPU s a keyframe"), [(name, seconds(r)) for name, r in rows]))
 
 
 def plain_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
@@ -212,13 +204,15 @@ def operation_table(repeats: int) -> None:
             lambda: plain_attention(value, shapes, locations, attention),
         ),
     }
-    print("| operation | ours, CPU s | with grid_sample, CPU s | ratio | largest difference |")
-    print("|---|---|---|---|---|")
+    rows = []
     with torch.inference_mode():
         for name, (ours, plain) in cases.items():
             difference = (ours() - plain()).abs().max().item()
-            fast, slow = cpu_seconds(ours, repeats), cpu_seconds(plain, repeats)
-            print(f"| {name} | {fast:.2f} | {slow:.2f} | {slow / fast:.1f} | {difference:.1e} |")
+            fast, slow = here(ours, repeat=repeats), here(plain, repeat=repeats)
+            ratio = f"{cpu(slow) / cpu(fast):.1f}×"
+            rows.append((name, seconds(fast), seconds(slow), ratio, f"{difference:.0e}"))
+    header = ("operation", "ours, CPU s", "with grid_sample, CPU s", "ratio", "largest difference")
+    print(markdown(header, rows))
 
 
 def main() -> None:
@@ -226,15 +220,15 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--repeats", type=int, default=5, help="of the operations on the CPU")
-    parser.add_argument("--operations-only", action="store_true")
+    parser.add_argument("--keyframes", type=int, default=3, help="on the CPU; 0 leaves them out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.device.startswith("cuda"):
         gpu_table(options.device)
         return
     operation_table(options.repeats)
-    if not options.operations_only:
-        cpu_table()
+    if options.keyframes:
+        cpu_table(options.keyframes)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,8 @@ def extract_features(
             done, skipped = done + 1, skipped + left_out
             advance(done, len(tasks), f"{what}: {keyframes} keyframes")
 
-        written = extract_everywhere(tasks, settings, executor=executor, report=report)
+        written = extract_everywhere(
+            tasks, settings, executor=executor, report=report, tell=console.print
+        )
     note = f", {skipped} keyframes left out, see {out / LEDGER}" if skipped else ""
     console.print(f"{written} scenes written, {len(tasks) - written} were there{note}: {out}")

@@ -33,7 +33,14 @@ def predict(
         str, typer.Option(help="What to answer: 3 plans, 2.5 agents' motion, 2 QA, 1 captions.")
     ] = "3",
     tokens: Annotated[
-        str, typer.Option(help="Features of `odvla-bench extract-features`, or annotations.")
+        str,
+        typer.Option(
+            help="Features of `odvla-bench extract-features`, annotations, or images, for a model "
+            "with its own perception."
+        ),
+    ] = "",
+    nuscenes_root: Annotated[
+        str, typer.Option(help="Folder of the build's images, for --tokens images.")
     ] = "",
     command: Annotated[
         str | None, typer.Option(help="One driving command for all, such as 'turn right'.")
@@ -75,6 +82,7 @@ def predict(
         split=split,
         stage=stage,
         tokens=tokens,
+        nuscenes_root=nuscenes_root,
         command=command,
         system_file=system_file,
         limit=limit,

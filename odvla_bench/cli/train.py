@@ -29,7 +29,18 @@ def train(
         str | None, typer.Option("--out", help="Folder of checkpoints and the finished model.")
     ] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="Features made by `odvla-bench extract-features`.")
+        str | None,
+        typer.Option(
+            help="Features made by `odvla-bench extract-features`, annotations, or, in stage 3, "
+            "images, which trains the perception too."
+        ),
+    ] = None,
+    nuscenes_root: Annotated[
+        str | None, typer.Option(help="Folder of the build's images, for --tokens images.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help="Perception to start with, such as uniad_base_track_map.pth."),
     ] = None,
     inputs: Annotated[
         str | None,
@@ -62,6 +73,8 @@ def train(
         data=data,
         out=out_dir,
         tokens=tokens,
+        nuscenes_root=nuscenes_root,
+        checkpoint=checkpoint,
         inputs=inputs,
         max_steps=max_steps,
         limit=limit,

@@ -21,14 +21,14 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen2ForCausalLM
 from odvla_bench.baselines.opendrivevla.configuration import ADDED_TOKENS, OpenDriveVLAConfig
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
 from odvla_bench.baselines.opendrivevla.ordered_tokens import axes, wave_rows
-from odvla_bench.baselines.opendrivevla.perception.checkpoint import HF_PREFIX
+from odvla_bench.baselines.opendrivevla.perception.checkpoint import HF_PREFIX, OWN_PREFIX
 from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor, with_added_tokens
 from odvla_bench.datasets.waypoints import WaypointCodec
 from odvla_bench.errors import InputError
 
 MODEL, CHECKPOINTS = "model", "checkpoints"
 """Folders of a training run: its finished model, and models on the way."""
-PERCEPTION = "model.perception."
+PERCEPTION = OWN_PREFIX
 RELEASED_TYPE = "llava_qwen"
 _UNUSED = ("model.image_newline",)
 _TIED = "lm_head.weight"

@@ -48,6 +48,8 @@ class OpenDriveVLAConfig(Qwen2Config):  # type: ignore[misc]
     """What the prompts show: of visual, ego, history, command; None is all."""
     waypoint_codec: str = "text"
     """How waypoints are written in answers."""
+    perception: dict[str, Any] | None = None
+    """What of `perception.config` the model sees with; None where tokens come from elsewhere."""
 
 
 _QWEN25 = {

@@ -25,7 +25,8 @@ from odvla_bench.baselines.opendrivevla.checkpoint import (
 )
 from odvla_bench.baselines.opendrivevla.conversations import read_conversations
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS, Prompting, make_prompting
-from odvla_bench.baselines.opendrivevla.tokens import open_source
+from odvla_bench.baselines.opendrivevla.sight import see
+from odvla_bench.baselines.opendrivevla.tokens import IMAGES, open_source
 from odvla_bench.datasets.executor import run_tasks
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.datasets.schema import STAGE_TABLES
@@ -38,7 +39,7 @@ from odvla_bench.registry import suggest
 
 SHARD_ROWS = 256
 WAYPOINT_STAGES = ("2.5", "3")
-_PARTS = ".parts"
+_PARTS, _FEATURES = ".parts", "features"
 
 ANSWERS = pa.schema(
     [
@@ -68,7 +69,10 @@ class Prediction:
     stage: str = "3"
     """Whose conversations: 3 plans, 2.5 agents' motion, 2 questions, 1 captions."""
     tokens: str = ""
-    """Feature store; not needed by a text-only model."""
+    """Feature store, `annotations`, or `images`, at which the model's own perception looks; not
+    needed by a text-only model."""
+    nuscenes_root: str = ""
+    """Folder of the build's images, for `images`."""
     command: str | None = None
     """One driving command in place of the recorded ones."""
     system_file: str = ""
@@ -134,8 +138,11 @@ def predict(
     Returns:
         The file; of several samples a row the drawn ones lie beside it in `….samples.parquet`.
     """
+    parts = prediction.out.with_name(prediction.out.name + _PARTS)
+    if prediction.tokens == IMAGES and prompting_of(prediction).visual:
+        prediction = _with_features(prediction, parts / _FEATURES, executor, report)
     key = _key(prediction)
-    folder = prediction.out.with_name(prediction.out.name + _PARTS) / key
+    folder = parts / key
     starts = range(0, _conversations(prediction, key).num_rows, SHARD_ROWS)
     shards = [
         Shard(prediction, key, start, SHARD_ROWS, folder / f"{start:08d}.parquet")
@@ -152,8 +159,38 @@ def predict(
     if all(shard.file.is_file() for shard in shards):
         _write(prediction, pa.concat_tables(pq.read_table(s.file) for s in shards))
         if world == 1:
-            shutil.rmtree(folder.parent)
+            shutil.rmtree(parts)
     return prediction.out
+
+
+def _with_features(
+    prediction: Prediction,
+    folder: Path,
+    executor: str,
+    report: Callable[[int, int], None] | None,
+) -> Prediction:
+    """The same prediction on features that the model's own perception makes of the images."""
+    if not prediction.nuscenes_root:
+        raise InputError(f"--tokens {IMAGES}: name the folder of the images with --nuscenes-root.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"--tokens {IMAGES} under torchrun: run `odvla-bench extract-features --checkpoint "
+            f"{prediction.model}` once and give its folder as --tokens, or use --executor ray."
+        )
+    samples = _conversations(prediction, str(folder))["sample_token"].to_pylist()
+    root, data = Path(prediction.nuscenes_root), Path(prediction.data)
+    device = _device()
+    see(
+        prediction.model,
+        root,
+        data,
+        samples,
+        folder,
+        device=device,
+        executor=executor,
+        report=report,
+    )
+    return dataclasses.replace(prediction, tokens=str(folder))
 
 
 def answer_shard(shard: Shard) -> Path:

@@ -56,6 +56,9 @@ class TokenSource(Protocol):
 ANNOTATIONS = "annotations"
 """In place of a folder: tokens made from the build's annotations, which are privileged."""
 
+IMAGES = "images"
+"""In place of a folder: the model's own perception looks at the images."""
+
 
 def open_source(
     folder: str, build: Build, *, visual: bool, source: TokenSource | None = None

@@ -12,11 +12,18 @@ SHARING = ("sdpa", "flex_attention")
 only keep sequences apart, so there each instruction is laid out whole."""
 
 
-def pick_implementation(device: torch.device, wanted: str = "auto") -> str:
-    """The attention implementation to train with: flex on CUDA, which skips blocks; else SDPA."""
+def pick_implementation(device: torch.device, wanted: str = "auto", *, packed: bool = True) -> str:
+    """The attention implementation to train with.
+
+    Args:
+        device: to train on.
+        wanted: by name, or "auto": for packed sequences on CUDA flex, which skips blocks; else
+            SDPA.
+        packed: whether a sequence holds several conversations.
+    """
     if wanted != "auto":
         return wanted
-    return "flex_attention" if device.type == "cuda" else "sdpa"
+    return "flex_attention" if packed and device.type == "cuda" else "sdpa"
 
 
 def packed_mask(segment: Tensor, branch: Tensor, implementation: str) -> Any:

@@ -65,6 +65,7 @@ def save_checkpoint(
     folder = out / CHECKPOINTS / f"step-{step:08d}"
     with whole_folder(folder) as temporary:
         save_model(loaded, temporary, state)
+        _add_untouched(moments, state)
         _save_optimizer(temporary / _OPTIMIZER, moments)
         write_json(temporary / _STATE, {"step": step, "key": key})
     for old in checkpoints(out)[:-keep]:
@@ -122,6 +123,15 @@ def load_optimizer(folder: Path, model: torch.nn.Module, optimizer: torch.optim.
         set_optimizer_state_dict(model, optimizer, whole, options=_WHOLE)
     except (KeyError, RuntimeError, ValueError) as error:
         raise FormatError(f"{folder}: its optimiser has other parameters ({error}).") from error
+
+
+def _add_untouched(moments: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Give parameters that no gradient has reached the moments that AdamW will begin with."""
+    for name in (name for group in moments["param_groups"] for name in group["params"]):
+        if name not in moments["state"]:
+            zeros = torch.zeros_like(weights[name])
+            fresh = {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            moments["state"][name] = fresh
 
 
 def _save_optimizer(path: Path, state: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from odvla_bench.baselines.opendrivevla.perception.config import EncoderGradients
 from odvla_bench.baselines.opendrivevla.prompting import INPUTS
 from odvla_bench.baselines.training.stages import get_stage
 from odvla_bench.datasets.writer import write_json
@@ -41,7 +42,19 @@ class TrainConfig:
     out: str
     """Folder of checkpoints, log and final model."""
     tokens: str = ""
-    """Feature store of visual tokens; not needed where `inputs` has no `visual`."""
+    """Feature store of visual tokens, `annotations`, or, in stage 3, `images`: the perception is
+    trained too. Not needed where `inputs` has no `visual`."""
+    nuscenes_root: str = ""
+    """Folder of the build's images; like what follows for `tokens` = `images`."""
+    checkpoint: str = ""
+    """Weights that the perception starts with, where `model` has none of its own."""
+    perception_preset: str = "uniad-base"
+    """Sizes of that checkpoint."""
+    perception_behaviour: str = "released"
+    """`released` or `fixed`, see `extract-features`."""
+    encoder_gradients: str = "last"
+    """Keyframes of a clip whose images get gradients: `last`, or, as officially, `all` five, for
+    twice the time and five times the memory."""
     split: str = "train"
     validation_split: str = "val"
     prompt_profile: str = "default"
@@ -117,6 +130,7 @@ class TrainConfig:
         choices = [
             ("precision", self.precision, PRECISIONS),
             ("attention", self.attention, ATTENTIONS),
+            ("encoder_gradients", self.encoder_gradients, get_args(EncoderGradients)),
         ]
         choices += [("experiment tracker", name, TRACKERS) for name in self.track]
         for kind, value, known in choices:

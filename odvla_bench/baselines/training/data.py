@@ -20,6 +20,7 @@ from odvla_bench.baselines.opendrivevla.configuration import (
     SCENE,
     TRACK,
 )
+from odvla_bench.baselines.opendrivevla.perception.clip import Clip
 from odvla_bench.baselines.opendrivevla.processing import OpenDriveVLAProcessor
 from odvla_bench.baselines.opendrivevla.tokens import (
     TokenSource,
@@ -65,6 +66,8 @@ class Batch:
     """(K,) numbers of tasks."""
     rows: list[list[str]]
     """Row ids of each segment, in the order of its branches."""
+    clip: Clip | None = None
+    """Images in place of features, of the one keyframe; each kind of token has one slot then."""
 
     @property
     def real(self) -> Tensor:
@@ -77,7 +80,8 @@ class Batch:
             k: v.to(device, non_blocking=True) for k, v in vars(self).items() if torch.is_tensor(v)
         }
         inputs = {k: v.to(device, non_blocking=True) for k, v in self.inputs.items()}
-        return Batch(inputs=inputs, rows=self.rows, **moved)
+        clip = self.clip.to(device) if self.clip else None
+        return Batch(inputs=inputs, rows=self.rows, clip=clip, **moved)
 
     def rows_at(self, where: Tensor) -> list[str]:
         """Ids of the rows that kept positions belong to.

@@ -22,10 +22,11 @@ def token_losses(model: Any, batch: Batch, implementation: str) -> Tensor:
     Returns:
         (K,) nats, to be weighted by `batch.weight`.
     """
-    logits = model(
-        **batch.inputs,
-        attention_mask=packed_mask(batch.segment, batch.branch, implementation),
-        logits_to_keep=batch.kept,
-        use_cache=False,
-    ).logits
+    inputs: dict[str, Any]
+    if batch.clip is None:
+        mask = packed_mask(batch.segment, batch.branch, implementation)
+        inputs = {**batch.inputs, "attention_mask": mask}
+    else:  # one conversation: positions and mask are those of any sequence
+        inputs = {"input_ids": batch.inputs["input_ids"], "clip": batch.clip}
+    logits = model(**inputs, logits_to_keep=batch.kept, use_cache=False).logits
     return F.cross_entropy(logits[0].float(), batch.target, reduction="none")

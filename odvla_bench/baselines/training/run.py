@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ from odvla_bench.baselines.opendrivevla.checkpoint import Loaded, open_model, wi
 from odvla_bench.baselines.opendrivevla.conversations import read_conversations
 from odvla_bench.baselines.opendrivevla.prompting import Prompting, make_prompting
 from odvla_bench.baselines.opendrivevla.tiny import tiny_model
-from odvla_bench.baselines.opendrivevla.tokens import TokenSource, open_source
+from odvla_bench.baselines.opendrivevla.tokens import IMAGES, TokenSource, open_source
 from odvla_bench.baselines.training.attention import SHARING, pick_implementation
 from odvla_bench.baselines.training.checkpoints import checkpoints
+from odvla_bench.baselines.training.clips import ClipData
 from odvla_bench.baselines.training.config import TrainConfig
 from odvla_bench.baselines.training.data import TrainingData
-from odvla_bench.baselines.training.trainer import Prepared, Report, Trainer, check_out
+from odvla_bench.baselines.training.images import check_stored_tokens, open_images
+from odvla_bench.baselines.training.trainer import Prepared, Report, Trainer, Validate, check_out
 from odvla_bench.baselines.training.validation import Validator
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.provenance import digest_text
@@ -67,29 +70,37 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
         codec=config.waypoint_codec,
         system_file=config.system_file,
     )
-    source = open_source(config.tokens, build, visual=prompting.visual, source=source)
     with torch.random.fork_rng(devices=[]):  # else weights would depend on what ran before
         torch.manual_seed(config.seed)
         loaded = _model(config, prompting)
+    clips = None
+    if prompting.visual and config.tokens == IMAGES:
+        clips, source = open_images(config, build, loaded)
+    else:
+        source = open_source(config.tokens, build, visual=prompting.visual, source=source)
+        check_stored_tokens(config, loaded)
     conversations = read_conversations(
         build, config.stage, config.split, prompting, answers=True, limit=config.limit
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     implementation = pick_implementation(device, config.attention)
-    data = TrainingData(
-        conversations,
-        loaded.processor,
-        prompting.profile.system,
-        source,
-        pack_length=config.pack_length,
-        rows_per_prefix=config.rows_per_prefix if implementation in SHARING else 1,
-        fill=config.compile,
-        seed=config.seed,
-    )
+    common = (conversations, loaded.processor, prompting.profile.system)
+    data: TrainingData
+    if clips is not None:
+        data = ClipData(*common, clips, pack_length=config.pack_length, seed=config.seed)
+    else:
+        data = TrainingData(
+            *common,
+            source,
+            pack_length=config.pack_length,
+            rows_per_prefix=config.rows_per_prefix if implementation in SHARING else 1,
+            fill=config.compile,
+            seed=config.seed,
+        )
     fingerprint = digest_text(
         build.fingerprint, source.fingerprint if source else "", prompting.profile.digest
     )
-    validate = None
+    validate: Validate | None = None
     if config.validation_limit:
         held_out = read_conversations(
             build,
@@ -100,7 +111,8 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
             limit=config.validation_limit,
             spread=True,
         )
-        validate = Validator(
+        validator = partial(
+            Validator,
             held_out,
             loaded,
             prompting,
@@ -108,6 +120,8 @@ def prepare(config: TrainConfig, source: TokenSource | None = None) -> Prepared:
             stage=config.stage,
             pack_length=config.pack_length,
         )
+        # Live tokens are made where the model is, so not before it is on its device.
+        validate = (lambda: validator()()) if clips is not None else validator()
     return Prepared(config, loaded, data, fingerprint, validate)
 
 

@@ -73,10 +73,10 @@ class Meter:
         self._flops += flops
 
     def read(self) -> dict[str, float]:
-        """`tokens_per_s` and, where the peak is known, `utilisation`; starts again."""
+        """`tokens_per_s` and, where peak and operations are known, `utilisation`; starts again."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         rates = {"tokens_per_s": self._tokens / seconds}
-        if self._peak:
+        if self._peak and self._flops:
             rates["utilisation"] = self._flops / seconds / self._peak
         self._reset()
         return rates

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from odvla_bench.baselines.opendrivevla.checkpoint import MODEL, Loaded, save_model
+from odvla_bench.baselines.opendrivevla.tokens import IMAGES
 from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import (
     checkpoints,
@@ -44,7 +45,7 @@ Validate = Callable[[], Metrics]
 
 _PASSIVE = (
     *("out", "workers", "save_every", "keep", "log_every", "validate_every", "validation_limit"),
-    *("track", "data", "tokens", "system_file"),
+    *("track", "data", "tokens", "system_file", "nuscenes_root", "checkpoint"),
 )
 """Settings that do not change a parameter, and paths, whose contents have digests of their own."""
 
@@ -85,7 +86,9 @@ class Trainer:
         self.stage = get_stage(self._config.stage)
         self._accelerator = _accelerator(self._config)
         self._device = self._accelerator.device
-        self._implementation = pick_implementation(self._device, self._config.attention)
+        self._implementation = pick_implementation(
+            self._device, self._config.attention, packed=self._config.tokens != IMAGES
+        )
         self._out = Path(self._config.out)
         self._raw = prepared.loaded.model
         self.trainable, self.parameters = freeze(self._raw, self.stage)
@@ -207,6 +210,7 @@ class Trainer:
         total = accelerator.reduce(sum(b.weight.sum() for b in group), reduction="sum")
         for i, batch in enumerate(group):
             waits = i < len(group) - 1
+            self._draw_alike(i)
             with accelerator.no_sync(self._model) if waits else nullcontext():
                 with accelerator.autocast():
                     nats = token_losses(self._model, batch, self._implementation)
@@ -220,6 +224,12 @@ class Trainer:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return float(norm)
+
+    def _draw_alike(self, pack: int) -> None:
+        """Seed dropout by the pack of the step, so that a stopped run goes on alike."""
+        number = self.step * self._config.packs_per_step + pack
+        processes, rank = self._accelerator.num_processes, self._accelerator.process_index
+        torch.manual_seed(self._config.seed + number * processes + rank)
 
     def _check(self, nats: Tensor, batch: Batch) -> None:
         wrong = ~torch.isfinite(nats)
@@ -253,8 +263,13 @@ class Trainer:
     def _count(self, meter: Meter, batch: Batch) -> None:
         seen = batch.inputs["position_ids"][0][batch.real].float() + 1
         processes = self._accelerator.num_processes
-        flops = step_flops(
-            self._raw, positions=len(seen), kept=len(batch.kept), context=float(seen.mean())
+        # What the perception does is not counted, so with images there is no utilisation.
+        flops = (
+            0.0
+            if batch.clip
+            else step_flops(
+                self._raw, positions=len(seen), kept=len(batch.kept), context=float(seen.mean())
+            )
         )
         meter.add(len(seen) * processes, flops * processes)
 
@@ -365,10 +380,13 @@ def _accelerator(config: TrainConfig) -> Accelerator:
             raise MissingDependencyError(tracker, extra="track", purpose=f"--set track={tracker}")
     Path(config.out).mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # else all runs of a process have the first one's precision
+    # The planning loss does not reach what only places boxes, nor queries in an empty street.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.tokens == IMAGES)
     accelerator = Accelerator(
         cpu=not on_cuda,  # else processes on CPUs do not find each other
         mixed_precision=precision,
         fsdp_plugin=plugin,
+        kwargs_handlers=[unused],
         log_with=list(config.track) or None,
         project_dir=config.out,
     )

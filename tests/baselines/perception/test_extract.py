@@ -159,6 +159,9 @@ def test_settings_are_checked(checkpoint: Path, tmp_path: Path) -> None:
         Extraction(checkpoint, tmp_path, CONFIG, precision="bf61")
     with pytest.raises(InputError, match="scenes_at_once is 0"):
         Extraction(checkpoint, tmp_path, CONFIG, scenes_at_once=0)
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(InputError, match=f"The device '{device}' cannot be used here"):
+            extract([], Extraction(checkpoint, tmp_path, CONFIG, device=device))
 
 
 def features(rng: np.random.Generator, agents: int = 20) -> KeyframeFeatures:

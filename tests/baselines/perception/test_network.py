@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from perception_goldens import Load, close, fill
+from perception_goldens import Load, close
 from perception_scenes import scene, small_network
 
 from odvla_bench.baselines.opendrivevla.perception.agents import Agents
@@ -19,7 +19,6 @@ from odvla_bench.baselines.opendrivevla.perception.inputs import (
     Scene,
     scene_inputs,
 )
-from odvla_bench.baselines.opendrivevla.perception.map_head import MapElements, MapHead
 from odvla_bench.baselines.opendrivevla.perception.network import (
     Frames,
     Perception,
@@ -119,62 +118,3 @@ def test_scene_agent_and_map_tokens_equal_the_original(load: Load) -> None:
     close(projected(inputs["track_query_embeddings"], "track"), outputs["track_feature"], 1e-6)
     tokens = torch.cat([inputs["chosen_output_query_things"], inputs["output_query_stuff"]])
     close(projected(tokens, "map"), outputs["map_feature"], 1e-6)
-
-
-@pytest.mark.golden
-def test_bfloat16_autocast_leaves_tracking_as_it_is(load: Load) -> None:
-    """Tracking runs in float32 throughout."""
-    network = Perception(perception_config("uniad-small"))
-    fill(network, load("track/weights"), partial=True)
-    bev = load("track/inputs")["f0.bev_embed"].transpose(0, 1)
-    with torch.no_grad():
-        plain, _ = network.track(bev, None, None)
-        with torch.autocast("cpu", torch.bfloat16):
-            half, _ = network.track(bev, None, None)
-    assert torch.equal(half.tracks.identity, plain.tracks.identity)
-    assert torch.equal(half.agents.features, plain.agents.features)
-
-
-@pytest.mark.golden
-@pytest.mark.parametrize("case", ["c0", "c1"])
-def test_bfloat16_autocast_finds_the_same_map(load: Load, case: str) -> None:
-    """The same candidates and areas; ranks of nearly equal scores may change places."""
-    head = MapHead(perception_config("uniad-small"))
-    fill(head, load("map/weights"), "seg_head.")
-    view = load("map/inputs")[f"{case}.bev_embed"].transpose(0, 1)
-
-    def found() -> tuple[set[tuple[int, int]], MapElements]:
-        queries = head.decode(head.encode(view))
-        _, labels, index = head.candidates(queries)
-        pairs = zip(labels[0].tolist(), index[0].tolist(), strict=True)
-        return set(pairs), head.elements(queries)[0]
-
-    with torch.no_grad():
-        candidates, plain = found()
-        with torch.autocast("cpu", torch.bfloat16):
-            half_candidates, half = found()
-    assert half_candidates == candidates
-    assert half.tokens.dtype == torch.float32
-    assert len(half.ranks) == len(plain.ranks)
-    assert (half.masks == plain.masks).float().mean() > 0.99
-    assert (half.drivable == plain.drivable).float().mean() > 0.99
-
-
-@pytest.mark.golden
-def test_bfloat16_autocast_keeps_the_view_close(load: Load) -> None:
-    network = Perception(perception_config("uniad-small")).eval()
-    fill(network.pts_bbox_head, load("bev/weights"), "pts_bbox_head.", partial=True)
-    inputs = load("bev/inputs")
-    arguments = (
-        [inputs[f"f0.feat{level}"] for level in range(4)],
-        inputs["f0.lidar2img"][None],
-        inputs["f0.can_bus_delta"][None],
-        (96, 160),
-        None,
-    )
-    with torch.no_grad():
-        plain = network.pts_bbox_head.encode(*arguments)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = network.pts_bbox_head.encode(*arguments)
-    assert half.dtype == torch.float32
-    assert (half - plain).abs().max() < 0.1 * plain.std()

@@ -131,6 +131,8 @@ class _Trap:
             "trap.pth", pickle.dumps(_Trap(), protocol=2), "Nothing in it was run", id="pickle"
         ),
         pytest.param("junk.pth", b"no weights", "cannot be read as plain weights", id="junk"),
+        pytest.param("word.pth", b"junk\n", "cannot be read as plain weights", id="opcodes"),
+        pytest.param("cut.pth", b"PK\x03\x04" + bytes(60), "cannot be read as plain", id="zip"),
         pytest.param("empty.pth", b"", "cannot be read as plain weights", id="empty"),
         pytest.param("junk.safetensors", b"no weights", "no safetensors file", id="safetensors"),
     ],

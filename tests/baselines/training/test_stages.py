@@ -8,8 +8,7 @@ import torch
 
 from odvla_bench.baselines.opendrivevla.configuration import preset_config
 from odvla_bench.baselines.opendrivevla.modeling import OpenDriveVLAForConditionalGeneration
-from odvla_bench.baselines.opendrivevla.perception.config import perception_config
-from odvla_bench.baselines.opendrivevla.perception.network import Perception
+from odvla_bench.baselines.opendrivevla.perception.config import perception_config, to_settings
 from odvla_bench.baselines.training.stages import STAGES, freeze, get_stage, learning_parts
 from odvla_bench.datasets.schema import STAGE_TABLES
 from odvla_bench.errors import UnknownNameError
@@ -49,15 +48,16 @@ def test_as_many_parameters_learn_as_in_the_paper(preset, stage, millions):
 
 @pytest.mark.golden
 def test_stage_3_trains_all_but_the_2d_backbone(golden):
+    seeing = preset_config("0.5B", perception=to_settings(perception_config("uniad-base")))
     with torch.device("meta"):
-        model = OpenDriveVLAForConditionalGeneration(preset_config("0.5B"))
-        model.model.perception = Perception(perception_config("uniad-base"))
+        model = OpenDriveVLAForConditionalGeneration(seeing)
     trainable, _ = freeze(model, get_stage("3"))
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen
     assert all(n.startswith("model.perception.img_backbone.") for n in frozen)
     assert learning_parts(model) == ["projectors", "language", "perception"]
     # The paper's 552.6 M count parameters of the official files that nothing ever uses.
+    assert round(trainable / 1e6, 1) == 541.8
     official = json.loads((golden / "perception" / "state_dict_full.json").read_text())["uniad"]
     ours = {n.removeprefix("model.perception.") for n, _ in model.named_parameters()}
     unused = sum(

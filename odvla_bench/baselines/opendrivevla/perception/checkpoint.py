@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +19,10 @@ from odvla_bench.errors import InputError
 from odvla_bench.provenance import digest_file, digest_text
 
 HF_PREFIX = "model.vision_tower.vision_tower.vision_model."
-PREFIXES = (HF_PREFIX, "module.")
+OWN_PREFIX = "model.perception."
+PREFIXES = (HF_PREFIX, OWN_PREFIX, "module.")
 _SHARD_INDEX = "model.safetensors.index.json"
+_WHOLE = "model.safetensors"
 _MAP_OFFSETS = "seg_head.transformer.encoder.layers.0.attentions.0.sampling_offsets.weight"
 _MAP_OFFSETS_A_LEVEL = 64
 
@@ -128,6 +129,8 @@ def _weight_files(path: Path) -> list[Path]:
         if index.is_file():
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             files = [path / Path(name).name for name in names]
+        elif (path / _WHOLE).is_file():
+            files = [path / _WHOLE]
         else:
             files = sorted(path.glob("*.safetensors"))
     else:
@@ -152,7 +155,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the reader stumble in any way
         raise InputError(
             f"{path} cannot be read as plain weights ({_first_line(error)}). Nothing in it "
             "was run. Check the download; a file that holds other objects must be re-saved as a "

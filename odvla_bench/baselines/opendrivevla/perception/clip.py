@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from odvla_bench.baselines.opendrivevla.perception.agents import metric_boxes, standard_boxes
+from odvla_bench.baselines.opendrivevla.perception.config import EncoderGradients
 from odvla_bench.baselines.opendrivevla.perception.inputs import Annotations
 from odvla_bench.baselines.opendrivevla.perception.layers import full_precision
 from odvla_bench.baselines.opendrivevla.perception.matching import MINIMUM_IOU, assign, iou_3d
@@ -43,6 +43,22 @@ WITHOUT_GRADIENT = (
     "seg_head.stuff_mask_head.attnen.",
 )
 """Parameters that only choose or place tokens, so that the language loss does not reach them."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Consecutive keyframes of one scene; the last is the one whose tokens are wanted."""
+
+    frames: tuple[Frames, ...]
+    """Batch size 1 each."""
+    annotations: tuple[Annotations, ...]
+    """Of the same keyframes."""
+    encoder_gradients: EncoderGradients = "last"
+    """See `forward_clip`."""
+
+    def to(self, device: torch.device | str) -> Clip:
+        """The same on a device."""
+        return replace(self, frames=tuple(frame.to(device) for frame in self.frames))
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def forward_clip(
     frames: Sequence[Frames],
     annotations: Sequence[Annotations],
     *,
-    encoder_gradients: Literal["last", "all"] = "last",
+    encoder_gradients: EncoderGradients = "last",
 ) -> ClipTokens:
     """The tokens of the last keyframe of one clip.
 
@@ -102,10 +118,10 @@ def forward_clip(
     last = len(frames) - 1
     for t, (frame, known) in enumerate(zip(frames, annotations, strict=True)):
         learns = t == last or encoder_gradients == "all"
-        with nullcontext() if learns else _as_history(network):
+        with nullcontext() if learns else as_history(network):
             view, features = _view(network, frame, history)
         if t < last and learns:
-            with _as_history(network):
+            with as_history(network):
                 history, _ = _view(network, frame, history)
         else:
             history = view
@@ -224,7 +240,7 @@ def _ego_row(identity: Tensor) -> Tensor:
 
 
 @contextmanager
-def _as_history(network: Perception) -> Iterator[None]:
+def as_history(network: Perception) -> Iterator[None]:
     """Without gradients and dropout."""
     training = network.training
     network.eval()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from odvla_bench.datasets.nuscenes.tables import CAMERA_CHANNELS
 from odvla_bench.errors import InputError
@@ -27,6 +29,9 @@ CLASSES = (
 
 MAP_CLASSES = ("divider", "crossing", "contour")
 """Countable map classes in the order of the scores; the drivable area is the fourth."""
+
+EncoderGradients = Literal["last", "all"]
+"""Keyframes of a training clip whose images and view get gradients."""
 
 TOKEN_WIDTH = 256
 SCENE_GRID = (3, 5)
@@ -160,3 +165,22 @@ def perception_config(preset: str, *, behaviour: str = "released") -> Perception
         UnknownNameError: no such preset or behaviour.
     """
     return replace(PRESETS.get(preset), behaviour=BEHAVIOURS.get(behaviour))
+
+
+def to_settings(config: PerceptionConfig) -> dict[str, str | int]:
+    """A configuration as a model's `config.json` has it."""
+    return {
+        "preset": config.name,
+        "behaviour": config.behaviour.name,
+        "map_attention_levels": config.map_attention_levels,
+    }
+
+
+def from_settings(settings: Mapping[str, Any]) -> PerceptionConfig:
+    """The configuration of `to_settings`.
+
+    Raises:
+        UnknownNameError: no such preset or behaviour.
+    """
+    made = perception_config(settings["preset"], behaviour=settings["behaviour"])
+    return replace(made, map_attention_levels=settings["map_attention_levels"])

@@ -61,7 +61,8 @@ class Extraction:
     config: PerceptionConfig
     device: str = "cpu"
     precision: str = "fp32"
-    """fp32, tf32, bf16 or fp16; geometry, softmax, norms and tracking are float32 in all."""
+    """fp32, tf32, bf16 or fp16; geometry, softmax, norms, tracking and map are float32 in all. In
+    all but fp32 a GPU may round the factors of its matrix products to TF32."""
     scenes_at_once: int = 1
     skip_bad: bool = False
     """Leave out keyframes whose images cannot be read, and name them in the ledger."""
@@ -90,15 +91,29 @@ def scene_tasks(scenes: Iterable[Scene]) -> Iterator[SceneTask]:
         before = scene.keyframes[-1]
 
 
-def extract(tasks: Sequence[SceneTask], settings: Extraction, report: Report | None = None) -> int:
+def extract(
+    tasks: Sequence[SceneTask],
+    settings: Extraction,
+    report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> int:
     """Write the features of scenes that have none yet; the number of scenes written.
+
+    Args:
+        tasks: the scenes.
+        settings: how features are made.
+        report: told of each finished scene.
+        tell: told what became of the checkpoint's keys.
 
     Raises:
         ImageError: an image cannot be read, without `skip_bad`.
         FormatError: features of other settings lie there.
-        InputError: the checkpoint cannot be used.
+        InputError: the checkpoint or the device cannot be used.
     """
+    _check_device(settings.device)
     network, loaded = load_checkpoint(settings.checkpoint, settings.config)
+    if tell:
+        tell(str(loaded))
     made_with = feature_settings(settings, loaded)
     torch.backends.cuda.matmul.allow_tf32 = settings.precision != "fp32"
     torch.backends.cudnn.allow_tf32 = settings.precision != "fp32"
@@ -125,10 +140,11 @@ def extract_everywhere(
     *,
     executor: str = "local",
     report: Report | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """`extract` in this process, or in groups of scenes on Ray's workers; same files either way."""
     if executor == "local":
-        return extract(tasks, settings, report)
+        return extract(tasks, settings, report, tell)
     groups = [
         (tasks[i : i + SCENES_A_GROUP], settings) for i in range(0, len(tasks), SCENES_A_GROUP)
     ]
@@ -139,6 +155,16 @@ def extract_everywhere(
         if report:
             report(f"{written} scenes", written, 0)
     return written
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"The device {device!r} cannot be used here ({str(error).splitlines()[0]}). Give "
+            "--device cpu or cuda:N, or leave it out."
+        ) from error
 
 
 def _extract_group(group: tuple[Sequence[SceneTask], Extraction]) -> int:

@@ -34,14 +34,14 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         raw = np.fromfile(path, np.uint8)
     except OSError as error:
         raise ImageError(
-            f"No camera image at {path}: {error.strerror}. Check --nuscenes-root, or pass "
-            "--skip-bad to go on without the keyframe."
+            f"No camera image at {path}: {error.strerror}. Check --nuscenes-root; "
+            "extract-features can go on without the keyframe (--skip-bad)."
         ) from error
     image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if len(raw) and _complete(raw) else None
     if image is None:
         raise ImageError(
-            f"The camera image {path} is corrupt ({len(raw)} bytes). Download it again, or pass "
-            "--skip-bad to go on without the keyframe."
+            f"The camera image {path} is corrupt ({len(raw)} bytes). Download it again; "
+            "extract-features can go on without the keyframe (--skip-bad)."
         )
     return image.astype(np.uint8, copy=False)
 

@@ -1,7 +1,8 @@
 """Blocks that several parts of the network share, named as in the official checkpoints.
 
-Under autocast the wide projections run in half precision; softmax, normalisation, sampling
-geometry and everything wrapped in `full_precision` stay in float32.
+Under autocast image network and view encoder run their wide projections in half precision;
+softmax, normalisation, sampling geometry and everything wrapped in `full_precision`, which is all
+that chooses tokens, stay in float32.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class SelfAttention(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """Residual deformable attention to one feature map."""
+    """Residual deformable attention to one feature map; its callers run it in float32."""
 
     def __init__(self, width: int, dropout: float, *, levels: int = 1, points: int = 4) -> None:
         """Make the attention.
@@ -131,11 +132,10 @@ class DeformableAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, Q', heads, levels, points[, 2]) locations and weights of the queries that matter."""
         used = -(-query.shape[1] // self.levels)
-        query, reference = query[:, :used].float(), reference[:, :used, None, None, None].float()
+        query, reference = query[:, :used], reference[:, :used, None, None, None]
         layout = (*query.shape[:2], HEADS, self.levels, self.points)
-        with full_precision(query):
-            offsets = self.sampling_offsets(query).view(*layout, 2)
-            weights = self.attention_weights(query).view(*layout[:3], -1).softmax(-1).view(layout)
+        offsets = self.sampling_offsets(query).view(*layout, 2)
+        weights = self.attention_weights(query).view(*layout[:3], -1).softmax(-1).view(layout)
         if reference.shape[-1] == 4:
             unit = reference[..., 2:] * (0.5 / self.points)
         else:

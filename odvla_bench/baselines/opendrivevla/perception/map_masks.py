@@ -85,7 +85,7 @@ class _MaskAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor) -> Tensor:
         q, k = split_heads(self.q(query)), split_heads(self.k(key))
         logits = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-        return self.linear(self.linear_l1(logits.permute(0, 2, 3, 1)))[..., 0].float()
+        return self.linear(self.linear_l1(logits.permute(0, 2, 3, 1)))[..., 0]
 
 
 class MaskHead(nn.Module):

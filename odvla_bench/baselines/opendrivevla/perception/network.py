@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,15 @@ class Frames:
             tensor(inputs.rotation), tensor(inputs.translation_m), tensor(inputs.seconds)
         )
         return Frames(tensor(images), tensor(inputs.lidar2img), tensor(inputs.can_bus), motion)
+
+    def to(self, device: torch.device | str) -> Frames:
+        """The same on a device."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        motion = Motion(*(moved(getattr(self.motion, f.name)) for f in fields(Motion)))
+        return Frames(moved(self.images), moved(self.lidar2img), moved(self.can_bus), motion)
 
 
 @dataclass(frozen=True)
