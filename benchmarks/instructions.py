@@ -6,8 +6,8 @@ The floor of a source is parsing the bytes of its files with the standard librar
 the finished tables with pyarrow, zstd-3, both without garbage collection and without anything else:
 no start of a process, no look at nuScenes, no check, no fingerprint. "Fixed" is the same build of
 files that hold one record each. Trees and language files are made up and kept in --work; nuScenes'
-own tables are in the cache before anything is measured, the language files' digests and indices
-are not.
+own tables are in the cache before anything is measured; the language files' digests and indices
+and the maps are not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest
 root, version, language, work, source = sys.argv[1:]
 cache = Path(work) / "cache"
-shutil.rmtree(cache / "records", ignore_errors=True)
+for name in ("records", "maps"):
+    shutil.rmtree(cache / name, ignore_errors=True)
 digests = json.loads((cache / "digests.json").read_text())
 kept = {key: value for key, value in digests.items() if not key.startswith(language)}
 (cache / "digests.json").write_text(json.dumps(kept))

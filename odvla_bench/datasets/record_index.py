@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.errors import InputError
 from odvla_bench.provenance import digest_text
@@ -20,6 +21,8 @@ from odvla_bench.provenance import digest_text
 _BLOCK_BYTES = 1 << 20
 _KEYS_BYTES = 1 << 22
 _HEAD_BYTES = 1 << 20
+_SHORT_BYTES = 64
+"""In which a record's key ends, if it is a token."""
 _BLANK = b" \t\r\n"
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _COMMA, _BACKSLASH = b'",\\'
@@ -189,22 +192,38 @@ def _superseded(path: Path, cuts: Offsets) -> Offsets:
     """Records whose key, as it is spelt, comes again later."""
     if len(cuts) < 3:
         return np.empty(0, np.int64)
-    keys: list[bytes] = []
+    keys = []
+    first = 0
     with path.open("rb") as f:
-        while len(keys) < len(cuts) - 1:
-            start = int(cuts[len(keys)])
-            stop = int(np.searchsorted(cuts[:-1], start + _KEYS_BYTES))
+        while first < len(cuts) - 1:
+            start = int(cuts[first])
+            stop = max(int(np.searchsorted(cuts[:-1], start + _KEYS_BYTES)), first + 1)
             f.seek(start)
-            block = f.read(2 * _KEYS_BYTES)
-            for cut in (cuts[len(keys) : stop] - start).tolist():
-                begin = block.find(b'"', cut) + 1
-                keys.append(_short(block[begin : block.find(b'"', begin)]))
-    codes = pa.array(keys, pa.binary()).dictionary_encode().indices.to_numpy()
-    last = np.zeros(len(keys), np.int64)
-    last[codes] = np.arange(len(keys))  # of equal codes the last is kept
-    return np.flatnonzero(last[codes] != np.arange(len(keys)))
+            block = f.read(int(cuts[stop - 1]) - start + _KEYS_BYTES)
+            keys.append(_keys(block, cuts[first:stop] - start))
+            first = stop
+    codes = pa.chunked_array(keys).combine_chunks().dictionary_encode().indices.to_numpy()
+    last = np.zeros(len(codes), np.int64)
+    last[codes] = np.arange(len(codes))  # of equal codes the last is kept
+    return np.flatnonzero(last[codes] != np.arange(len(codes)))
 
 
-def _short(key: bytes) -> bytes:
-    """A key, or a digest of a long one."""
-    return key if len(key) <= 64 else digest_text(key.decode("latin-1")).encode()
+def _keys(block: bytes, cuts: Offsets) -> pa.BinaryArray:
+    """What stands between the first two quotes after each cut."""
+    ends = np.minimum(np.r_[cuts[1:], len(block)], cuts + _SHORT_BYTES)
+    offsets = pa.py_buffer(np.stack([cuts, ends], -1).astype(np.int32).reshape(-1))
+    pieces = pa.BinaryArray.from_buffers(
+        pa.binary(), 2 * len(cuts) - 1, [None, offsets, pa.py_buffer(block)]
+    )
+    heads = pieces.take(pa.array(np.arange(0, 2 * len(cuts), 2)))
+    parts = pc.split_pattern(heads, b'"', max_splits=2)
+    if pc.min(pc.list_value_length(parts)).as_py() == 3:
+        return pc.list_element(parts, 1)
+    return pa.array([_key(block, cut) for cut in cuts.tolist()], pa.binary())
+
+
+def _key(block: bytes, cut: int) -> bytes:
+    """The same of one that may be long, of which a digest is enough, or damaged."""
+    begin = block.find(b'"', cut) + 1
+    key = block[begin : block.find(b'"', begin)]
+    return key if len(key) <= _SHORT_BYTES else digest_text(key.decode("latin-1")).encode()

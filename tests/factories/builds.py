@@ -30,6 +30,7 @@ def expanded(value: Any) -> Any:
 
 def write_files(folder: Path, files: Mapping[str, Sequence[str]]) -> Path:
     """Write files given as lines of text; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, lines in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ class _Absent:
 ABSENT = _Absent()
 """Stands for a field that a record does not have."""
 
+Clean = Callable[[str], str]
+
 TextColumns = Mapping[str, Any]
 """Columns of a text table by name, each a list, an Arrow array, or one value for all rows. Beside
 the table's own: `sentinels` (first line of the user turn), `question`, and `said` (the assistant
@@ -122,19 +124,26 @@ class Sieve:
         fields = ((name, column[i]) for name, column in self.columns.items())
         return {name: value for name, value in fields if value is not ABSENT}
 
-    def texts(self, name: str, *, optional: bool = False) -> list[str]:
-        """A text field of all records, see `text_of`."""
-        return self.stripped(self.columns[name], name, optional=optional)
+    def texts(self, name: str, *, optional: bool = False, clean: Clean = str.strip) -> list[str]:
+        """A text field of all records, see `text_of`, cleaned."""
+        return self.texts_of(self.columns[name], name, optional=optional, clean=clean)
 
-    def stripped(self, values: Sequence[Any], name: str, *, optional: bool = False) -> list[str]:
+    def texts_of(
+        self,
+        values: Sequence[Any],
+        name: str,
+        *,
+        optional: bool = False,
+        clean: Clean = str.strip,
+    ) -> list[str]:
         """The same of values of the field that were found elsewhere."""
-        found = [v.strip() if type(v) is str and len(v) <= MAX_TEXT_CHARS else "" for v in values]
+        fit = [type(v) is str and len(v) <= MAX_TEXT_CHARS for v in values]
+        found = [clean(v) if fits else "" for v, fits in zip(values, fit, strict=True)]
         if "" in found:
-            fine = (str, type(None), _Absent) if optional else ()
             doubtful = [
                 i
                 for i, text in enumerate(found)
-                if not text and (type(v := values[i]) not in fine or v)
+                if not text and not (optional and (fit[i] or values[i] in (None, ABSENT)))
             ]
             self.decide(found, doubtful, lambda i: self._text(values[i], name, optional), "")
         return found

@@ -136,7 +136,7 @@ def _table(context: Context, sieve: Sieve, boxes: _Boxes) -> pa.Table:
     rows = sieve.kept(
         box=_box_rows(context, sieve, boxes),
         **{name: _parts(sieve, aspect) for name, aspect in _ASPECTS.items()},
-        final=list(map(_something, sieve.texts("final_caption", optional=True))),
+        final=sieve.texts("final_caption", optional=True, clean=_something),
         view=list(map(_view, sieve.texts("cam_file", optional=True))),
         offset_m=list(map(_offset_m, sieve.columns["localization_caption"])),
         **_where(context, sieve),
@@ -200,7 +200,7 @@ def _parts(sieve: Sieve, aspect: str) -> list[str]:
     name = f"{aspect}_caption"
     own = sieve.columns[name]
     values = [value.get(name, ABSENT) if type(value) is dict else value for value in own]
-    return list(map(_something, sieve.stripped(values, name, optional=True)))
+    return sieve.texts_of(values, name, optional=True, clean=_something)
 
 
 def _where(context: Context, sieve: Sieve) -> dict[str, list[str]]:
@@ -265,6 +265,7 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+@lru_cache(maxsize=1 << 10)
 def _view(path: str) -> str:
     return next((part for part in path.split("/") if part in CAMERA_CHANNELS), "")
 

@@ -158,3 +158,12 @@ def test_filters_that_cannot_work(tree: Path, tmp_path: Path) -> None:
             object_filter="matched",
             matched_file=bad,
         )
+
+
+def test_whole_captions_drop_what_is_no_text(tree: Path) -> None:
+    text = expand(
+        '{"@box(1,a1)": {"attribute_caption": "car", "depth_caption": 7},'
+        ' "@box(2,a1)": {"attribute_caption": "man", "depth_caption": "about 4 meters away"}}'
+    )
+    reasons, kept = built(tree, "tod3cap", text.encode(), object_caption="full")
+    assert (reasons, kept) == (Counter({"malformed": 1}), 1)
