@@ -180,6 +180,13 @@ class TrainingData(torch.utils.data.Dataset[Batch]):
             rows.append([e.row_id for e in examples])
         return _batch(self._joined(layouts), layouts, tokens, rows)
 
+    def each_alone(self, batch: Batch) -> Iterator[Batch]:
+        """The pieces of a batch, each as a batch of its own."""
+        first = {rows[0] for rows in batch.rows}
+        for number, rows in enumerate(self._pieces):
+            if self._value("row_id", rows[0]) in first:
+                yield self[np.array([number])]
+
     def _joined(self, layouts: Sequence[Layout]) -> Layout:
         pad = self._processor.tokenizer.pad_token_id
         return joined(layouts, length=self._pack_length if self._fill else 0, pad_id=pad)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,12 +12,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from odvla_bench.baselines.opendrivevla.checkpoint import MODEL, Loaded, save_model
 from odvla_bench.baselines.opendrivevla.tokens import IMAGES
+from odvla_bench.baselines.training.accelerator import make_accelerator
 from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import (
     checkpoints,
@@ -34,7 +31,7 @@ from odvla_bench.baselines.training.data import Batch, TrainingData
 from odvla_bench.baselines.training.loss import token_losses
 from odvla_bench.baselines.training.stages import Stage, freeze, get_stage, learning_parts
 from odvla_bench.baselines.training.throughput import Meter, peak_flops, step_flops
-from odvla_bench.errors import InputError, MissingDependencyError, OdvlaError
+from odvla_bench.errors import InputError, OdvlaError
 from odvla_bench.provenance import digest_text
 
 LOG = "log.jsonl"
@@ -84,7 +81,7 @@ class Trainer:
         self._prepared, self._config = prepared, prepared.config
         self._report = report or (lambda _: None)
         self.stage = get_stage(self._config.stage)
-        self._accelerator = _accelerator(self._config)
+        self._accelerator = make_accelerator(self._config)
         self._device = self._accelerator.device
         self._implementation = pick_implementation(
             self._device, self._config.attention, packed=self._config.tokens != IMAGES
@@ -234,12 +231,25 @@ class Trainer:
     def _check(self, nats: Tensor, batch: Batch) -> None:
         wrong = ~torch.isfinite(nats)
         if wrong.any():
-            rows = batch.rows_at(wrong)
+            rows = self._not_finite_alone(batch) or batch.rows_at(wrong)
             raise TrainingError(
                 f"Step {self.step + 1}: the loss is not finite at {len(rows)} rows: "
                 f"{', '.join(rows[:5])}{' …' if len(rows) > 5 else ''}. Look at their tokens and "
                 "texts; if they are sound, lower the learning rate."
             )
+
+    @torch.no_grad()
+    def _not_finite_alone(self, batch: Batch) -> list[str]:
+        """Rows of a batch whose loss is no number by itself: within a pack that spreads."""
+        found: list[str] = []
+        if self._config.fsdp:  # the other processes would have to take part
+            return found
+        for alone in self._prepared.data.each_alone(batch):
+            alone = alone.to(self._device)
+            with self._accelerator.autocast():
+                nats = token_losses(self._raw, alone, self._implementation)
+            found += alone.rows_at(~torch.isfinite(nats))
+        return found
 
     def _batches(self) -> Iterator[Batch]:
         """This process's packs from the present step on."""
@@ -359,41 +369,6 @@ def _parameter_groups(model: Any, config: TrainConfig, stage: Stage) -> list[dic
         if parameter.requires_grad:
             groups.setdefault("perception" in name, []).append(parameter)
     return [{"params": g, "lr": rates[k], "peak": rates[k]} for k, g in sorted(groups.items())]
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    on_cuda = torch.cuda.is_available()
-    auto = "bf16" if on_cuda else "no"
-    precision = auto if config.precision == "auto" else config.precision
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    plugin = None
-    if config.fsdp and several:
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2,
-            reshard_after_forward=True,
-            auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=["Qwen2DecoderLayer"],
-            cpu_ram_efficient_loading=False,
-        )
-    for tracker in config.track:
-        if importlib.util.find_spec(tracker) is None:
-            raise MissingDependencyError(tracker, extra="track", purpose=f"--set track={tracker}")
-    Path(config.out).mkdir(parents=True, exist_ok=True)
-    AcceleratorState._reset_state()  # else all runs of a process have the first one's precision
-    # The planning loss does not reach what only places boxes, nor queries in an empty street.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=config.tokens == IMAGES)
-    accelerator = Accelerator(
-        cpu=not on_cuda,  # else processes on CPUs do not find each other
-        mixed_precision=precision,
-        fsdp_plugin=plugin,
-        kwargs_handlers=[unused],
-        log_with=list(config.track) or None,
-        project_dir=config.out,
-    )
-    if config.track:
-        settings = {name: str(value) for name, value in dataclasses.asdict(config).items()}
-        accelerator.init_trackers("odvla-bench", config=settings)
-    return accelerator
 
 
 def check_out(out: Path) -> None:

@@ -147,9 +147,7 @@ class PoisonedTokens:
 
 
 def test_a_loss_that_is_not_finite_names_its_rows(config, start, tokens):
-    settings = config(
-        model=start, inputs="visual,ego,history,command", max_steps=12, pack_length=300
-    )  # a row a pack: what is not finite spreads over the pack
+    settings = config(model=start, inputs="visual,ego,history,command", max_steps=12)
     row = open_run(settings, source=tokens).data
     bad = row[np.array([5])].rows[0][0]
     source = PoisonedTokens(tokens, bad.split(":")[1])
