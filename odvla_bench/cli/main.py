@@ -53,9 +53,14 @@ for name, command in COMMANDS.items():
 
 
 def run() -> None:
-    """Run the command line; a user's mistake prints its message and exits with code 2."""
+    """Run the command line; a user's mistake, or a file that the system refuses, exits with 2."""
     try:
         app()
     except OdvlaError as error:
         typer.secho(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.secho(f"error: {error.filename}: {error.strerror}. Check the path.", err=True)
+        sys.exit(OdvlaError.exit_code)

@@ -160,6 +160,13 @@ def test_every_kind_of_bad_predictions(build_dir: Path, preds: Path, tmp_path: P
     assert not Path("evil-was-here").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "tree"
+    told = run("make-synthetic", out, "--scenes", 1, code=2).stderr
+    assert told == f"error: {out}/v1.0-mini: Not a directory. Check the path.\n"
+
+
 def test_wrong_names_and_folders(build_dir: Path, preds: Path, tmp_path: Path) -> None:
     assert (
         "Did you mean 'uniad'"
