@@ -93,25 +93,26 @@ def _l2_m(build, plans):
 
 @pytest.mark.slow
 def test_tiny_beats_the_ego_planners_and_needs_the_command(tmp_path):
-    build = open_build(make_demo_build(tmp_path, 96, 0))
+    """On another synthetic drive of 84 scenes, as the demo's own split has turns in seven only."""
+    build = open_build(make_demo_build(tmp_path / "seen", 96, 0))
+    unseen = open_build(make_demo_build(tmp_path / "unseen", 96, 1))
     begun = train_tiny(build, tmp_path / "begun", stages=STAGES[:3])
     l2_m = {}
     for name, inputs in {"tiny": INPUTS, "no-command": WITHOUT_COMMAND}.items():
         folder = tmp_path / name
         model = train_tiny(build, folder, model=begun, stages=STAGES[3:], inputs=inputs)
-        plans = read_predictions(
-            predict_tiny(build, model, folder / "plans.parquet"), codec=get_codec(CODEC)
-        )
-        l2_m[name] = _l2_m(build, plans)
+        file = predict_tiny(unseen, model, folder / "plans.parquet", split="train")
+        l2_m[name] = _l2_m(unseen, read_predictions(file, codec=get_codec(CODEC)))
     for name in ("stationary", "constant-velocity"):
-        predict_ego(build, "val", name, tmp_path / f"{name}.parquet")
-        l2_m[name] = _l2_m(build, read_predictions(tmp_path / f"{name}.parquet"))
-    turns = np.array(build.table("planning", "val", ("command",))["command"]) != "keep forward"
+        predict_ego(unseen, "train", name, tmp_path / f"{name}.parquet")
+        l2_m[name] = _l2_m(unseen, read_predictions(tmp_path / f"{name}.parquet"))
+    turns = np.array(unseen.table("planning", "train", ("command",))["command"]) != "keep forward"
     mean = {name: np.nanmean(values) for name, values in l2_m.items()}
     turning = {name: np.nanmean(values[turns]) for name, values in l2_m.items()}
-    assert mean["tiny"] < 0.9 * mean["constant-velocity"] < mean["stationary"]
-    assert turning["tiny"] < 0.9 * turning["constant-velocity"]
-    assert turning["no-command"] > 1.2 * turning["tiny"]
+    assert turns.sum() > 400
+    assert mean["tiny"] < 0.8 * mean["constant-velocity"] < mean["stationary"]
+    assert turning["tiny"] < 0.8 * turning["constant-velocity"]
+    assert turning["no-command"] > 1.15 * turning["tiny"]
 
 
 def test_the_ablation_scores_the_five_rows_of_table_5(two_tables, tmp_path):
