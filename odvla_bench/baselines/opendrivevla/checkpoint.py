@@ -79,11 +79,7 @@ def open_model(name: str, *, dtype: torch.dtype = torch.float32) -> Loaded:
             f"{folder}: a model of type {kind!r}. An OpenDriveVLA ('opendrivevla', or "
             f"'{RELEASED_TYPE}' as released) or a Qwen2 language model ('qwen2') is expected."
         )
-    loaded = loaders[kind](folder, dtype)
-    for parameter in loaded.model.parameters():
-        # A mapped file's tensors lie unaligned, which changes the last bits of some products.
-        parameter.data = parameter.data.clone()
-    return loaded
+    return loaders[kind](folder, dtype)
 
 
 def with_codec_tokens(loaded: Loaded, codec: WaypointCodec) -> None:
@@ -200,10 +196,6 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _open_ours(folder: Path, dtype: torch.dtype) -> Loaded:
     model = OpenDriveVLAForConditionalGeneration.from_pretrained(folder, dtype=dtype)
-    # A mapped file's tensors are not aligned, and kernels then differ in the last bit: a run that
-    # goes on from a checkpoint would not be the run that was not stopped.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
     return Loaded(model, OpenDriveVLAProcessor.from_pretrained(folder))
 
 
