@@ -16,7 +16,7 @@ from odvla_bench.baselines.opendrivevla.build_tokens import AnnotationTokens
 from odvla_bench.baselines.opendrivevla.checkpoint import save_model
 from odvla_bench.baselines.opendrivevla.features import FeatureStore, write_scene
 from odvla_bench.baselines.opendrivevla.tiny import tiny_model
-from odvla_bench.baselines.training import throughput, trainer
+from odvla_bench.baselines.training import accelerator, throughput, trainer
 from odvla_bench.baselines.training.attention import pick_implementation
 from odvla_bench.baselines.training.checkpoints import whole_folder
 from odvla_bench.baselines.training.run import open_run, prepare, train
@@ -172,7 +172,7 @@ def test_a_tracker_that_is_installed_is_told_everything(trained, tmp_path, monke
 
 
 def test_a_tracker_that_is_absent_says_how_to_get_it(config, start, monkeypatch):
-    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(accelerator.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'odvla-bench\[track\]'"):
         train(config(model=start, settings=["track=tensorboard"]))
 
