@@ -169,7 +169,7 @@ def exact_rows(scenes: Scenes, repeat: int) -> list[tuple[str, ...]]:
     heading = headings_rad(scenes.pred_m, scenes.n_valid, rule)
     centres = footprint_boxes(scenes.pred_m, heading, rule).reshape(-1, 3)
     obstacles = select_obstacles(scenes.boxes, protocol.obstacles)
-    loop = here(lambda: shapely_loop(centres, scenes, slow), repeat=min(repeat, 3))
+    loop = here(lambda: shapely_loop(centres, scenes, slow), repeat=repeat)
     loop = [Usage(run.cpu_s * n_frames / slow) for run in loop]
     fast = here(lambda: polygon_hits(obstacles, centres, rule, touching=False), repeat=repeat)
     same = np.array_equal(
