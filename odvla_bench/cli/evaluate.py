@@ -35,7 +35,12 @@ def eval_(
     split: Annotated[
         str | None, typer.Option(help="Split to score.", show_default="the one predicted, or val")
     ] = None,
-    codec: Annotated[str, typer.Option(help="How texts are read: text, delta or bins.")] = "text",
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            help="How texts are read: text, delta or bins.", show_default="the predictor's, or text"
+        ),
+    ] = None,
     repair: Annotated[
         str, typer.Option(help="For texts that are not exact: none, or released.")
     ] = "none",
@@ -60,7 +65,7 @@ def eval_(
             open_build(data),
             preds,
             split=split or "val",
-            codec=codec,
+            codec=codec or _codec_of(preds),
             repair=repair,
             allow_partial=allow_partial,
             out_dir=out_dir,
@@ -79,7 +84,8 @@ def eval_(
     from odvla_bench.predictions import read_predictions
 
     names = protocol_names(protocol)
-    reader = get_codec(codec, repair=repair) if repair != "none" else get_codec(codec)
+    form = codec or _codec_of(preds)
+    reader = get_codec(form, repair=repair) if repair != "none" else get_codec(form)
     evaluation = evaluate_planning(
         open_build(data),
         read_predictions(preds, codec=reader),
@@ -96,6 +102,18 @@ def eval_(
         _draw(evaluation, names, out_dir / PICTURE, pictures)
     write_results(evaluation, results, out_dir)
     out.print(f"results: {out_dir}")
+
+
+def _codec_of(preds: Path) -> str:
+    """The codec that `odvla-bench predict` noted in a file; `text` where nothing is noted."""
+    import pyarrow as pa
+
+    from odvla_bench.predictions.texts import read_metadata
+
+    try:
+        return read_metadata(preds).get("waypoint_codec", "text")
+    except (pa.ArrowException, OSError):  # told when the predictions are read
+        return "text"
 
 
 def _eval_language(

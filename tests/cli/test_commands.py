@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from odvla_bench.datasets.reader import open_build
+from odvla_bench.datasets.waypoints import get_codec
+from odvla_bench.predictions import write_predictions
 
 SCRIPT = "from odvla_bench.cli.main import run; run()"
 
@@ -158,6 +160,18 @@ def test_every_kind_of_bad_predictions(build_dir: Path, preds: Path, tmp_path: P
         assert path.name in failed.stderr, defect
         assert not out.exists(), defect
     assert not Path("evil-was-here").exists()
+
+
+def test_texts_are_read_as_their_predictor_wrote_them(build_dir: Path, tmp_path: Path) -> None:
+    rows = open_build(build_dir).table("planning", "mini_val")
+    plans = zip(rows["future_x_m"].to_pylist(), rows["future_y_m"].to_pylist(), strict=True)
+    texts = [get_codec("bins").encode(x, y) for x, y in plans]
+    file = tmp_path / "bins.parquet"
+    tokens = rows["sample_token"].to_pylist()
+    write_predictions(file, tokens, text=texts, metadata={"waypoint_codec": "bins"})
+    evaluate = ("eval", "--preds", file, "--data", build_dir, "--protocol", "exact")
+    assert f"{len(tokens)} strict" in run(*evaluate).stdout
+    assert f"{len(tokens)} failed" in run(*evaluate, "--codec", "text").stdout
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
