@@ -105,8 +105,9 @@ def make_raw_data(work: Path, scenes: int, agents: float) -> None:
 
 def write_first_record(file: RecordFile, work: Path) -> None:
     """A file with the first record only, of the same name under `one`."""
-    record = next(next(file.read(0, 1)).records())
-    text = f'{{"{record.key}": {record.raw}}}' if file.keyed else f"[{record.raw}]"
+    first = next(file.read(("sample_token",), 0, 1))
+    key, raw = first.keys[0].as_py(), first.raws[0].as_py()
+    text = f'{{"{key}": {raw}}}' if file.keyed else f"[{raw}]"
     if file.path.name.startswith("NuScenes"):
         text = f'{{"questions": {text}}}'
     target = work / "one" / file.path.relative_to(work / "language")

@@ -2,8 +2,8 @@
 
 A file holds a list of records, an object of keyed records, or one of these under a key. Where its
 records begin is found once, without parsing them; the index goes into the cache by the file's
-content. Records are parsed a chunk at a time; where a chunk holds a damaged one, one by one, so
-that it costs itself only.
+content. The fields that are asked for are taken out by DuckDB, a chunk at a time; a damaged record
+costs itself only. Of a field that a record has twice, the first counts.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
+import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.nuscenes.cache import fingerprint_files
 from odvla_bench.datasets.record_index import Offsets, find_records
+from odvla_bench.datasets.text_columns import replaced, slices
 from odvla_bench.errors import InputError
 
 INDEX_VERSION = 1
@@ -30,67 +33,36 @@ INDEX_VERSION = 1
 MAX_RECORD_BYTES = 1 << 22
 """Longer records are not parsed; the known files' are below 10 kB."""
 
-_CHUNK_RECORDS = 8_192
-_BATCH_RECORDS = 512
-"""Parsed at a time: what is parsed has to stay in the processor's caches until it is picked."""
+_CHUNK_RECORDS = 1 << 15
 _CHUNK_BYTES = 1 << 25
 _BLANK = " \t\r\n"
-
-
-Pick = Callable[[Any], Any]
-"""Takes of a parsed record what is needed, so that the rest can go at once."""
-
-
-def _all(value: Any) -> Any:
-    return value
-
-
-class RawRecord(NamedTuple):
-    """One record as it stands in the file, and parsed."""
-
-    row: int
-    """Position in the file, from 0."""
-    key: str
-    """Its key in an object; else empty."""
-    raw: str
-    """Its JSON text."""
-    value: Any
-    """What was picked of the parsed record; None where it could not be parsed."""
-    problem: str = ""
-    """Why it could not be parsed; else empty."""
+_BLANK_BYTES = np.frombuffer(_BLANK.encode(), np.uint8)
+_QUOTE, _COLON = b'":'
+_IN_NO_NAME = np.array([not 0x20 <= b < 0x7F or b in b'"\\' for b in range(256)])
+"""Bytes that are not in a key that is spelt as it is."""
+_LONGEST_NAME = 64
+_MOST_BLANKS = 16
+_SHOWN_BYTES = 64
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Records that follow each other in a file, column by column; see `RawRecord`."""
+    """N records that follow each other in a file, column by column."""
 
     first: int
     """Position of the first one in the file."""
-    keys: Sequence[str]
+    keys: pa.StringArray
+    """(N,) their keys in an object; of a damaged one how it starts; else empty."""
     raws: pa.StringArray
-    values: Sequence[Any]
-    problems: Mapping[int, str] = field(default_factory=dict)
+    """(N,) their JSON texts; `null` where damaged."""
+    fields: Mapping[str, pa.StringArray]
+    """Path → (N,) JSON text of what is there; null where a record has no such field."""
+    damaged: Mapping[int, str]
     """Position in the chunk → why that record could not be parsed."""
 
     def __len__(self) -> int:
-        return len(self.values)
-
-    def records(self) -> Iterator[RawRecord]:
-        """The records one by one."""
-        columns = zip(self.keys, self.raws.to_pylist(), self.values, strict=True)
-        for i, (key, raw, value) in enumerate(columns):
-            yield RawRecord(self.first + i, key, raw, value, self.problems.get(i, ""))
-
-    @classmethod
-    def of(cls, records: Sequence[RawRecord]) -> Chunk:
-        """The chunk of some records."""
-        return cls(
-            records[0].row,
-            [r.key for r in records],
-            pa.array([r.raw for r in records], pa.string()),
-            [r.value for r in records],
-            {i: r.problem for i, r in enumerate(records) if r.problem},
-        )
+        return len(self.raws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +83,14 @@ class RecordFile:
         return len(self.cuts) - 1
 
     def read(
-        self, first: int = 0, last: int | None = None, *, pick: Pick | None = None
+        self, fields: Sequence[str], first: int = 0, last: int | None = None
     ) -> Iterator[Chunk]:
-        """Records `first` to `last` (exclusive; all by default), a few thousand at a time.
+        """Records `first` to `last` (exclusive; all by default), some ten thousand at a time.
 
         Args:
+            fields: one path or more to what is wanted, as "answer" or "depth_caption.depth".
             first: position in the file.
             last: position in the file.
-            pick: what is kept of a parsed record; by default all.
         """
         stop = len(self) if last is None else last
         with self.path.open("rb") as f:
@@ -126,22 +98,10 @@ class RecordFile:
                 end = self._chunk(first, stop)
                 cuts = self.cuts[first : end + 1]
                 f.seek(int(cuts[0]) + 1)
-                block = f.read(int(cuts[-1] - cuts[0]) - 1)
-                yield self._parse(first, block, cuts, pick or _all)
+                # Of a record too long even for a chunk, this is only the start.
+                block = f.read(min(int(cuts[-1] - cuts[0]) - 1, _CHUNK_BYTES))
+                yield _parsed(first, block, cuts - cuts[0] - 1, fields, keyed=self.keyed)
                 first = end
-
-    def _parse(self, first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
-        """The records of a block that `cuts` surround and divide."""
-        parse = _parsed_object if self.keyed else _parsed_list
-        if np.diff(cuts).max() <= MAX_RECORD_BYTES:
-            try:
-                return parse(first, block, cuts - cuts[0] - 1, pick)
-            except (ValueError, IndexError, StopIteration, RecursionError):
-                pass  # whichever record it is, it is found below
-        ends = (cuts - cuts[0]).tolist()
-        pieces = (block[a : b - 1] for a, b in zip(ends[:-1], ends[1:], strict=True))
-        records = [self._record(first + i, piece) for i, piece in enumerate(pieces)]
-        return Chunk.of([r if r.problem else r._replace(value=pick(r.value)) for r in records])
 
     def _chunk(self, first: int, stop: int) -> int:
         """Where a chunk ends that starts with record `first`; it holds one record at least."""
@@ -149,129 +109,151 @@ class RecordFile:
         by_bytes = int(np.searchsorted(self.cuts, limit, side="right")) - 1
         return max(first + 1, min(stop, first + _CHUNK_RECORDS, by_bytes))
 
-    def _record(self, row: int, piece: bytes) -> RawRecord:
-        if len(piece) > MAX_RECORD_BYTES:
-            limit = f"longer than {MAX_RECORD_BYTES:,} bytes"
-            return RawRecord(row, _shown(piece), "", None, limit)
-        key = ""
-        try:
-            text = piece.decode("utf-8").strip(_BLANK)
-            key, raw = _split_key(text) if self.keyed else ("", text)
-            value = _parsed(raw)
-            if "\\ud" in text.lower():  # half of a character spelt as an escape cannot be stored
-                json.dumps([key, value], ensure_ascii=False).encode("utf-8")
-        except UnicodeDecodeError as error:
-            return RawRecord(row, _shown(piece), "", None, f"not UTF-8 ({error.reason})")
-        except UnicodeEncodeError as error:
-            return RawRecord(row, _shown(piece), "", None, f"not Unicode ({error.reason})")
-        except (ValueError, RecursionError) as error:
-            return RawRecord(row, key or _shown(piece), "", None, f"not JSON ({error})")
-        return RawRecord(row, key, raw, value)
 
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_SCAN: Callable[[str, int], tuple[Any, int]] = vars(_DECODER)["scan_once"]
-"""The value at a place of a text, and where it ends."""
-
-
-def _parsed_list(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
-    """All records of a block of a list.
+def _parsed(
+    first: int, block: bytes, cuts: Offsets, fields: Sequence[str], *, keyed: bool
+) -> Chunk:
+    """The records of a block.
 
     Args:
         first: position of the first one.
         block: the records and the commas between them.
         cuts: (n + 1,) places of the commas around the records, from -1 to the block's end.
-        pick: what is kept of a record.
+        fields: paths.
+        keyed: whether the records have keys.
+    """
+    starts, stops = cuts[:-1] + 1, np.minimum(cuts[1:], len(block))
+    too_long = np.flatnonzero(np.diff(cuts) > MAX_RECORD_BYTES + 1).tolist()
+    damaged = dict.fromkeys(too_long, f"longer than {MAX_RECORD_BYTES:,} bytes")
+    values, keys = starts, pa.repeat(pa.scalar(""), len(starts))
+    if keyed:
+        values, keys = _keys(block, starts, stops)
+    pieces = pc.ascii_trim(slices(block, values, stops, pa.string()), _BLANK)
+    raws, columns = _fields(pieces, fields, damaged)
+    nameless = [i for i in sorted(damaged) if not keys[i].as_py()]
+    shown = [_shown(block[starts[i] : stops[i]]) for i in nameless]
+    return Chunk(first, replaced(keys, nameless, shown), raws, columns, damaged)
+
+
+def _keys(block: bytes, starts: Offsets, stops: Offsets) -> tuple[Offsets, pa.StringArray]:
+    """Where the values of an object's records start, and their keys.
+
+    Of a record without a key the value is empty, which is no JSON.
+    """
+    text = np.append(np.frombuffer(block, np.uint8), np.uint8(0))
+    opens = _past_blanks(text, starts)
+    closes = opens + block.find(b'"', int(opens[0]) + 1) - int(opens[0])
+    length = int(closes[0] - opens[0]) - 1
+    if 0 <= length <= _LONGEST_NAME and (closes < stops).all():
+        colons = _past_blanks(text, closes + 1)
+        marks = (text[opens] == _QUOTE) & (text[closes] == _QUOTE) & (text[colons] == _COLON)
+        names = text[opens[:, None] + np.arange(1, length + 1)]
+        if marks.all() and (colons < stops).all() and not _IN_NO_NAME[names].any():
+            return colons + 1, slices(block, opens + 1, closes, pa.string())
+    places = zip(starts.tolist(), stops.tolist(), strict=True)
+    found = [_key(block[start:stop]) for start, stop in places]
+    values = starts + np.array([after for after, _ in found])
+    return values, pa.array([key for _, key in found], pa.string())
+
+
+def _key(piece: bytes) -> tuple[int, str]:
+    """After how many bytes the value of a record starts, and its key; all if there is no key."""
+    text = piece.decode("latin-1")  # one character a byte
+    begin = len(text) - len(text.lstrip(_BLANK))
+    try:
+        _, end = _DECODER.raw_decode(text, begin)
+        key = json.loads(piece[begin:end])
+        rest = text[end:].lstrip(_BLANK)
+        if isinstance(key, str) and rest.startswith(":"):
+            key.encode()  # half of a character cannot be stored
+            return len(text) - len(rest) + 1, key
+    except (ValueError, RecursionError):
+        pass
+    return len(piece), ""
+
+
+def _past_blanks(text: npt.NDArray[np.uint8], at: Offsets) -> Offsets:
+    """The next places without a blank, if they are near."""
+    for _ in range(_MOST_BLANKS):
+        byte = text[np.minimum(at, len(text) - 1)]
+        blank = np.isin(byte, _BLANK_BYTES)
+        if not blank.any():
+            break
+        at = at + blank
+    return np.minimum(at, len(text) - 1)
+
+
+def _fields(
+    pieces: pa.StringArray, paths: Sequence[str], damaged: dict[int, str]
+) -> tuple[pa.StringArray, dict[str, pa.StringArray]]:
+    """The JSON texts, `null` where damaged, and their fields; finds what else is damaged."""
+    raws = replaced(pieces, sorted(damaged), ["null"] * len(damaged))
+    try:
+        raws.validate(full=True)
+    except pa.ArrowInvalid:
+        raws = _without(raws, [_is_utf8(raw.as_buffer()) for raw in raws], damaged)
+    try:
+        return raws, _taken_out(raws, paths)
+    except duckdb.InvalidInputException:
+        valid = _asked("json_valid(raw)", raws).to_pylist()
+        raws = _without(raws, valid, damaged)
+        return raws, _taken_out(raws, paths)
+
+
+def _taken_out(raws: pa.StringArray, paths: Sequence[str]) -> dict[str, pa.StringArray]:
+    """The fields of JSON texts.
 
     Raises:
-        ValueError, RecursionError: one of them is damaged.
+        duckdb.InvalidInputException: one is no JSON.
     """
-    _refuse_half_characters(block)
-    values: list[Any] = []
-    for cut in range(0, len(cuts) - 1, _BATCH_RECORDS):
-        part = cuts[cut : cut + _BATCH_RECORDS + 1]
-        parsed = _DECODER.decode(f"[{str(block[part[0] + 1 : part[-1]], 'utf-8')}]")
-        if len(parsed) != len(part) - 1:
-            raise ValueError("brackets that do not match")
-        values += map(pick, parsed)
-    # From comma to comma; no value begins or ends with one, or with a blank.
-    ends = pa.py_buffer(np.maximum(cuts, 0).astype(np.int32))
-    pieces = pa.StringArray.from_buffers(len(values), ends, pa.py_buffer(block))
-    return Chunk(first, [""] * len(values), pc.ascii_trim(pieces, f",{_BLANK}"), values)
+    listed = ", ".join(f"'$.{path}'" for path in paths)
+    found = _asked(f"json_extract(raw, [{listed}])", raws).flatten()
+    places = (np.arange(i, len(found), len(paths)) for i in range(len(paths)))
+    return {path: found.take(pa.array(at)) for path, at in zip(paths, places, strict=True)}
 
 
-def _parsed_object(first: int, block: bytes, cuts: Offsets, pick: Pick) -> Chunk:
-    """All records of a block of an object, see `_parsed_list`.
-
-    Raises:
-        ValueError, IndexError, StopIteration, RecursionError: one of them is damaged.
-    """
-    _refuse_half_characters(block)
-    text = block.decode("utf-8") + "}"  # a bracket, so that there always is a next character
-    keys: list[str] = []
-    raws: list[str] = []
-    values: list[Any] = []
-    at = -1
-    while at < len(text) - 1:
-        key, at = _SCAN(text, _skip_blank(text, at + 1))
-        at = _skip_blank(text, at)
-        if text[at] != ":" or type(key) is not str:
-            raise ValueError("no key")
-        at = _skip_blank(text, at + 1)
-        value, end = _SCAN(text, at)
-        keys.append(key)
-        raws.append(text[at:end])
-        values.append(pick(value))
-        at = _skip_blank(text, end)
-        if text[at] != "," and at < len(text) - 1:
-            raise ValueError("more after the value")
-    if len(values) != len(cuts) - 1:
-        raise ValueError("brackets that do not match")
-    return Chunk(first, keys, pa.array(raws, pa.string()), values)
+def _asked(what: str, raws: pa.StringArray) -> pa.Array:
+    """A column that DuckDB makes of texts, in their order."""
+    texts = _database().cursor().from_arrow(pa.table({"raw": raws}))
+    return texts.project(what).to_arrow_table().column(0).combine_chunks()
 
 
-def _skip_blank(text: str, at: int) -> int:
-    while text[at] in _BLANK:
-        at += 1
-    return at
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
 
 
-def _refuse_half_characters(block: bytes) -> None:
-    """Leave surrogates spelt as escapes to the look at each record.
-
-    Half of a character cannot be stored.
-
-    Raises:
-        ValueError: there may be some.
-    """
-    if b"\\" in block and (b"\\ud" in block or b"\\uD" in block):
-        raise ValueError("perhaps not Unicode")
+def _without(raws: pa.StringArray, sound: list[bool], damaged: dict[int, str]) -> pa.StringArray:
+    """The texts with `null` for those that are not sound, which are noted."""
+    bad = [i for i, fine in enumerate(sound) if not fine]
+    damaged |= {i: _why(raws[i].as_buffer().to_pybytes()) for i in bad}
+    return replaced(raws, bad, ["null"] * len(bad))
 
 
-def _parsed(text: str) -> Any:
-    """The value of a JSON text without white space around it."""
-    value, end = _DECODER.raw_decode(text)
-    if end != len(text):
-        raise ValueError(f"more after character {end}")
-    return value
+def _is_utf8(text: pa.Buffer) -> bool:
+    try:
+        str(text, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
-def _split_key(text: str) -> tuple[str, str]:
-    """`"key": value` → the key, and the value's text."""
-    key, end = _DECODER.raw_decode(text)
-    rest = text[end:].lstrip()
-    if not isinstance(key, str) or not rest.startswith(":"):
-        raise ValueError("no key")
-    return key, rest[1:].lstrip()
+def _why(text: bytes) -> str:
+    """Why a record could not be parsed."""
+    try:
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 ({error.reason})"
+    except UnicodeEncodeError as error:
+        return f"not Unicode ({error.reason})"
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})"
+    return "not JSON"
 
 
 def _shown(piece: bytes) -> str:
     """The start of a record that could not be read, to find it by."""
-    return piece[:64].decode("utf-8", errors="replace").strip(_BLANK)
+    return piece[:_SHOWN_BYTES].decode("utf-8", errors="replace").strip(_BLANK)
 
 
 def open_records(path: Path, cache_dir: Path, *, key: str = "") -> RecordFile:

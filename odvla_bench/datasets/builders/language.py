@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,14 @@ from odvla_bench.datasets.builders.base import Context, Drop, Keyframes, Unit
 from odvla_bench.datasets.record_index import Offsets
 from odvla_bench.datasets.records import Chunk
 from odvla_bench.datasets.schema import Table
+from odvla_bench.datasets.text_columns import (
+    BoolArray,
+    equal,
+    first_bytes,
+    replaced,
+    to_numpy,
+    unquoted,
+)
 
 MAX_TEXT_CHARS = 32_768
 """Longer questions and answers are damage; the known ones are below 4,000."""
@@ -24,27 +32,17 @@ _ABSENT: Mapping[str, object] = {"instance_id": -1, "num_hop": -1}
 
 _TEXT = pa.field("", pa.string())
 _FLAGS = pa.list_(pa.string())
-_INT = pa.int64()
+_JSON_KINDS = {"[": "an array", '"': "a string", "t": "a boolean", "f": "a boolean", "n": "null"}
 
 T = TypeVar("T")
 
-
-class _Absent:
-    """The type of `ABSENT`."""
-
-    def __bool__(self) -> bool:
-        return False
-
-
-ABSENT = _Absent()
-"""Stands for a field that a record does not have."""
-
-Clean = Callable[[str], str]
+Columns = dict[str, Any]
+"""Columns of rows by name, each an Arrow array or a numpy one."""
 
 TextColumns = Mapping[str, Any]
-"""Columns of a text table by name, each a list, an Arrow array, or one value for all rows. Beside
-the table's own: `sentinels` (first line of the user turn), `question`, and `said` (the assistant
-turn, where it is not `answer`). `row_id` is without the source."""
+"""Columns of a text table by name, each an array, a list, or one value for all rows. Beside the
+table's own: `sentinels` (first line of the user turn), `question`, and `said` (the assistant turn,
+where it is not `answer`). `row_id` is without the source. `flags` maps each to where it holds."""
 
 
 class BadRecordError(Exception):
@@ -56,120 +54,97 @@ class BadRecordError(Exception):
         self.reason, self.detail, self.split = reason, detail, split
 
 
-class Fields:
-    """Picks fields of records; what is absent is `ABSENT`, and of no object its type's name."""
-
-    def __init__(self, *names: str) -> None:
-        """Name two fields at least."""
-        self.names = names
-        self._get = itemgetter(*names)
-
-    def __call__(self, value: Any) -> tuple[Any, ...] | str:
-        """The fields of one record."""
-        try:
-            return self._get(value)
-        except KeyError:
-            return tuple([value.get(name, ABSENT) for name in self.names])
-        except (TypeError, IndexError):
-            return type(value).__name__
-
-
 class Sieve:
-    """Records of a chunk, taken apart column by column; bad ones fall out on the way.
+    """Records of a chunk, column by column; bad ones fall out on the way.
 
     A column is made at once; where it cannot tell that all is well, the function that decides on
     one record is asked, and raises `BadRecordError` for one that yields no row. What fell out
     stays in the columns, as a blank, until `kept`.
     """
 
-    def __init__(self, chunk: Chunk, fields: Fields, superseded: Offsets | None = None) -> None:
-        """Take the records apart; those that are no objects fall out.
+    def __init__(self, chunk: Chunk, superseded: Offsets) -> None:
+        """Let fall what is damaged or no object.
 
         Args:
-            chunk: the records, read with `pick=fields`.
-            fields: their names.
+            chunk: the records.
             superseded: ascending positions of those in the file whose key comes again later.
         """
         self.chunk = chunk
         self.fallen: dict[int, BadRecordError] = {}
-        rows: list[Any] = list(chunk.values)
-        blank = (ABSENT,) * len(fields.names)
-        if superseded is not None:
-            ends = np.searchsorted(superseded, (chunk.first, chunk.first + len(chunk)))
-            again = superseded[slice(*ends)] - chunk.first
-            self.decide(rows, again.tolist(), self._superseded, blank)
-        odd = [i for i, row in enumerate(rows) if type(row) is not tuple]
-        self.decide(rows, odd, self._no_object, blank)
-        self.columns = dict(zip(fields.names, map(list, zip(*rows, strict=True)), strict=True))
-
-    def decide(
-        self, column: list[T], rows: Iterable[int], one: Callable[[int], T], blank: T
-    ) -> None:
-        """Ask `one` for the values of some rows of a column."""
-        for i in rows:
-            if i in self.fallen:
-                column[i] = blank
-                continue
-            try:
-                column[i] = one(i)
-            except BadRecordError as error:
-                column[i], self.fallen[i] = blank, error
+        ends = np.searchsorted(superseded, (chunk.first, chunk.first + len(chunk)))
+        for i in (superseded[slice(*ends)] - chunk.first).tolist():
+            detail = f"key {chunk.keys[i].as_py():.40} comes again later"
+            self.refuse(i, BadRecordError("superseded", detail))
+        for i, problem in chunk.damaged.items():
+            self.refuse(i, BadRecordError("damaged", problem))
+        for i in np.flatnonzero(first_bytes(chunk.raws) != ord("{")).tolist():
+            kind = _JSON_KINDS.get(chunk.raws[i].as_py()[0], "a number")
+            self.refuse(i, BadRecordError("malformed", f"is JSON, but {kind}, not an object"))
 
     def refuse(self, i: int, why: BadRecordError) -> None:
         """Let a record fall out, if it has not yet."""
         self.fallen.setdefault(i, why)
 
-    def record(self, i: int) -> dict[str, Any]:
-        """The fields of one record that are there."""
-        fields = ((name, column[i]) for name, column in self.columns.items())
-        return {name: value for name, value in fields if value is not ABSENT}
+    def decide(self, rows: Iterable[int], one: Callable[[int], T]) -> tuple[list[int], list[T]]:
+        """Ask `one` for the values of some rows; rows that it has one for, and their values."""
+        given = []
+        for i in rows:
+            if i in self.fallen:
+                continue
+            try:
+                given.append((i, one(i)))
+            except BadRecordError as error:
+                self.fallen[i] = error
+        return [i for i, _ in given], [value for _, value in given]
 
-    def texts(self, name: str, *, optional: bool = False, clean: Clean = str.strip) -> list[str]:
-        """A text field of all records, see `text_of`, cleaned."""
-        return self.texts_of(self.columns[name], name, optional=optional, clean=clean)
+    def record(self, i: int) -> dict[str, Any]:
+        """The fields of one record that are there, by path."""
+        texts = ((path, column[i].as_py()) for path, column in self.chunk.fields.items())
+        return {path: _value(text) for path, text in texts if text is not None}
+
+    def texts(self, path: str, *, optional: bool = False) -> pa.StringArray:
+        """(N,) a text field of all records, see `text_of`."""
+        return self.texts_of(self.chunk.fields[path], path, optional=optional)
 
     def texts_of(
-        self,
-        values: Sequence[Any],
-        name: str,
-        *,
-        optional: bool = False,
-        clean: Clean = str.strip,
-    ) -> list[str]:
-        """The same of values of the field that were found elsewhere."""
-        fit = [type(v) is str and len(v) <= MAX_TEXT_CHARS for v in values]
-        found = [clean(v) if fits else "" for v, fits in zip(values, fit, strict=True)]
-        if "" in found:
-            doubtful = [
-                i
-                for i, text in enumerate(found)
-                if not text and not (optional and (fit[i] or values[i] in (None, ABSENT)))
-            ]
-            self.decide(found, doubtful, lambda i: self._text(values[i], name, optional), "")
-        return found
+        self, values: pa.StringArray, name: str, *, optional: bool = False
+    ) -> pa.StringArray:
+        """The same of JSON values of the field that were found elsewhere."""
+        found, fine = unquoted(values, MAX_TEXT_CHARS)
+        if optional:
+            fine |= to_numpy(pc.is_null(values)) | equal(values, '""')
 
-    def _text(self, value: object, name: str, optional: bool) -> str:  # noqa: FBT001
-        return text_of({} if value is ABSENT else {name: value}, name, optional=optional)
+        def one(i: int) -> str:
+            text = values[i].as_py()
+            fields = {} if text is None else {name: _value(text)}
+            return text_of(fields, name, optional=optional)
 
-    def samples(self, tokens: Sequence[str], keyframes: Keyframes, part: str = "") -> list[int]:
-        """The keyframes of tokens, see `sample_of`; 0 for what fell out."""
-        of_token = keyframes.sample_id.get
-        samples = [of_token(token, -1) for token in tokens]
-        fits = keyframes.fits(part)[samples]
-        doubtful = np.flatnonzero(~fits).tolist()
-        self.decide(samples, doubtful, lambda i: sample_of(tokens[i], keyframes, part), 0)
+        return replaced(found, *self.decide(np.flatnonzero(~fine).tolist(), one))
+
+    def samples(
+        self, tokens: pa.StringArray, keyframes: Keyframes, part: str = ""
+    ) -> npt.NDArray[np.int32]:
+        """(N,) the keyframes of tokens, see `sample_of`; 0 for what fell out."""
+        found = pc.index_in(tokens, keyframes.columns["sample_token"].chunk(0))
+        samples = to_numpy(pc.fill_null(found, -1)).copy()
+        doubtful = np.flatnonzero(~keyframes.fits(part)[samples]).tolist()
+        self.decide(doubtful, lambda i: sample_of(tokens[i].as_py(), keyframes, part))
+        samples[doubtful] = 0
         return samples
 
-    def kept(self, **columns: Sequence[Any]) -> dict[str, Any]:
+    def kept(self, **columns: Any) -> Columns:
         """Columns without what fell out; beside the given ones, what says where a row is from."""
         chunk = self.chunk
         rows = np.arange(chunk.first, chunk.first + len(chunk))
-        columns |= {"source_key": chunk.keys}
+        columns |= {"source_key": chunk.keys, "source_row": rows, "raw": chunk.raws}
         if not self.fallen:
-            return {**columns, "source_row": rows, "raw": chunk.raws}
-        there = [i for i in range(len(chunk)) if i not in self.fallen]
-        kept: dict[str, Any] = {n: [column[i] for i in there] for n, column in columns.items()}
-        return {**kept, "source_row": rows[there], "raw": chunk.raws.take(pa.array(there, _INT))}
+            return columns
+        there = np.delete(np.arange(len(chunk)), list(self.fallen))
+        at = pa.array(there)
+        return {
+            name: column[there] if isinstance(column, np.ndarray) else column.take(at)
+            for name, column in columns.items()
+        }
 
     def drops(self, table: Table, part: str = "") -> list[Drop]:
         """The ledger's lines for what fell out.
@@ -178,21 +153,46 @@ class Sieve:
             table: the table that the rows are for.
             part: key of the file among its source's.
         """
-        keys, first = self.chunk.keys, self.chunk.first
         drops = []
         for i, error in sorted(self.fallen.items()):
-            name = ":".join(filter(None, (part, str(first + i), keys[i])))
+            key, row = self.chunk.keys[i].as_py(), str(self.chunk.first + i)
+            name = ":".join(filter(None, (part, row, key)))
             detail = f"record {name}: {error.detail}"
             drops.append(Drop(table.name, name, error.reason, detail, error.split))
         return drops
 
-    def _no_object(self, i: int) -> tuple[Any, ...]:
-        if problem := self.chunk.problems.get(i):
-            raise BadRecordError("damaged", problem)
-        raise BadRecordError("malformed", f"is a JSON {self.chunk.values[i]}, not an object")
 
-    def _superseded(self, i: int) -> tuple[Any, ...]:
-        raise BadRecordError("superseded", f"key {self.chunk.keys[i]:.40} comes again later")
+def sieved(
+    table: Table,
+    chunks: Iterable[Chunk],
+    superseded: Offsets,
+    columns: Callable[[Sieve], Columns],
+    *,
+    part: str = "",
+) -> tuple[Columns, list[Drop]]:
+    """Columns of the rows that chunks yield, and the ledger's lines for the others.
+
+    Args:
+        table: the table that the rows are for.
+        chunks: records.
+        superseded: see `Sieve`.
+        columns: makes those of one chunk.
+        part: key of the file among its source's.
+
+    Returns:
+        The columns, of which there are none if there is no chunk.
+    """
+    parts: list[Columns] = []
+    drops: list[Drop] = []
+    for chunk in chunks:
+        sieve = Sieve(chunk, superseded)
+        parts.append(columns(sieve))
+        drops += sieve.drops(table, part)
+    return {name: _joined([p[name] for p in parts]) for p in parts[:1] for name in p}, drops
+
+
+def _joined(arrays: list[Any]) -> Any:
+    return np.concatenate(arrays) if isinstance(arrays[0], np.ndarray) else pa.concat_arrays(arrays)
 
 
 def text_table(
@@ -227,7 +227,7 @@ def text_table(
         "messages": _messages(text["sentinels"], text["question"], said),
         "answer": text["answer"],
         "references": _lists(np.ones(n, np.int32), text["answer"]),
-        "flags": flag_lists(rows.get("flags", [()] * n)),
+        "flags": flag_lists(rows.get("flags", {}), n),
     }
     arrays = [_column(columns.get(f.name), f, n) for f in table.schema]
     return pa.Table.from_arrays(arrays, schema=table.schema)
@@ -266,11 +266,14 @@ def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.Arr
     return _lists(np.full(n, 2, np.int32), turns)
 
 
-def flag_lists(flags: Sequence[tuple[str, ...]]) -> pa.Array:
-    """A column of lists of texts, few of which differ."""
-    number = {kind: i for i, kind in enumerate(dict.fromkeys(flags))}
-    codes = np.fromiter(map(number.__getitem__, flags), np.int32, len(flags))
-    return pa.array(map(list, number), _FLAGS).take(pa.array(codes))
+def flag_lists(holds: Mapping[str, BoolArray], n: int) -> pa.ListArray:
+    """(n,) the flags that hold, in the order given."""
+    codes = np.zeros(n, np.int64)
+    for bit, mask in enumerate(holds.values()):
+        codes |= mask.astype(np.int64) << bit
+    distinct, kind = np.unique(codes, return_inverse=True)
+    kinds = [[f for bit, f in enumerate(holds) if code >> bit & 1] for code in distinct.tolist()]
+    return pa.array(kinds, _FLAGS).take(pa.array(kind))
 
 
 def _lists(lengths: npt.NDArray[np.int32], values: pa.Array) -> pa.ListArray:
@@ -283,6 +286,14 @@ def file_units(source: str, context: Context, parts: Sequence[str]) -> list[Unit
     files = context.files(source)
     there = [part for part in parts if part in files]
     return [Unit(source, "", i, len(there), (), part) for i, part in enumerate(there)]
+
+
+def _value(text: str) -> Any:
+    """The value of a field's JSON text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # DuckDB knows other names for NaN, and has no limit
+        return [text]
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, optional: bool = False) -> str:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
-    Fields,
-    Sieve,
+    Columns,
     file_units,
     row_ids,
     sentence,
+    sieved,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
 from odvla_bench.datasets.schema import ALIGNMENT, INSTRUCT
+from odvla_bench.datasets.text_columns import IntArray, equal, mapped, to_numpy
 
 VIEWS = {
     "front": "CAM_FRONT",
@@ -40,7 +42,6 @@ TEMPLATES = (
 )
 """Known questions, those first that make the best part of a scene's description."""
 
-_RANKS = {template: rank for rank, template in enumerate(TEMPLATES)}
 _VIEW = re.compile(rf"This is the car's ({'|'.join(sorted(VIEWS, key=len, reverse=True))}) view\.")
 _LICENSE = "Apache-2.0"
 _NAMES = ("nucaption/{}.json", "LiDAR-LLM-Nu-Caption/{}.json", "nucaption_{}.json")
@@ -56,10 +57,6 @@ def _file(part: str, size: str, records: int | None) -> Requirement:
         INSTRUCT.name,
         records,
     )
-
-
-Views = dict[str, tuple[int, str]]
-"""View → rank of the question that its caption answers, and the caption."""
 
 
 class NuCaptionBuilder:
@@ -79,84 +76,75 @@ class NuCaptionBuilder:
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """The captions of one file."""
         file = context.records(self.name, unit.part)
-        tables, drops = [], []
-        scenes: dict[int, Views] = {}
-        fields = Fields("sample_token", "question", context.request.settings.nucaption_answer)
-        for chunk in file.read(pick=fields):
-            sieve = Sieve(chunk, fields)
-            tables.append(_table(context, unit.part, sieve, scenes))
-            drops += sieve.drops(INSTRUCT, unit.part)
-        alignment, unseen = _scene_table(context, unit.part, scenes)
-        instruct = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
-        return UnitRows(
-            {ALIGNMENT.name: alignment, INSTRUCT.name: instruct},
-            {ALIGNMENT.name: len(scenes), INSTRUCT.name: len(file)},
-            [*drops, *unseen],
+        answer = context.request.settings.nucaption_answer
+        rows, drops = sieved(
+            INSTRUCT,
+            file.read(("sample_token", "question", answer)),
+            file.superseded,
+            lambda sieve: sieve.kept(
+                sample_id=sieve.samples(sieve.texts("sample_token"), context.keyframes, unit.part),
+                question=sieve.texts("question"),
+                answer=sieve.texts(answer),
+            ),
+            part=unit.part,
         )
+        if not rows or not len(rows["sample_id"]):
+            return UnitRows({}, {INSTRUCT.name: len(file)}, drops)
+        rows |= _asked(rows["question"])
+        scenes, unseen = _scene_table(context, unit.part, rows)
+        read = {ALIGNMENT.name: scenes.num_rows + len(unseen), INSTRUCT.name: len(file)}
+        tables = {ALIGNMENT.name: scenes, INSTRUCT.name: _table(context, unit.part, rows)}
+        return UnitRows(tables, read, [*drops, *unseen])
 
 
 BUILDER = NuCaptionBuilder()
 
 
-def _table(context: Context, part: str, sieve: Sieve, scenes: dict[int, Views]) -> pa.Table:
-    """The rows of a chunk; their captions go into `scenes` too."""
-    rows = sieve.kept(
-        sample_id=sieve.samples(sieve.texts("sample_token"), context.keyframes, part),
-        question=sieve.texts("question"),
-        answer=sieve.texts(context.request.settings.nucaption_answer),
-    )
-    asked = [_asked(question) for question in rows["question"]]
-    for sample, (view, template), answer in zip(
-        rows["sample_id"], asked, rows["answer"], strict=True
-    ):
-        _gather(scenes.setdefault(sample, {}), view, template, answer)
-    views = [view for view, _ in asked]
-    made = {
-        "row_id": row_ids(part, rows["source_row"]),
-        "task": ["view_caption" if view else "qa" for view in views],
-        "sentinels": QUESTION_SENTINELS,
-        "source_key": part,
-        "view": views,
-        "flags": [() if view else ("view_missing",) for view in views],
-        "template_type": [template for _, template in asked],
-    }
-    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
+def _asked(questions: pa.StringArray) -> Columns:
+    """Of each question the camera that it names, or nothing, and what it asks."""
+    distinct = questions.dictionary_encode()  # a hundred or so
+    asked = [_view_and_template(question) for question in distinct.dictionary.to_pylist()]
+    named = zip(("view", "template_type"), zip(*asked, strict=True), strict=True)
+    return {name: pa.array(texts, pa.string()).take(distinct.indices) for name, texts in named}
 
 
-@lru_cache(maxsize=1 << 12)  # a hundred questions or so
-def _asked(question: str) -> tuple[str, str]:
-    """The camera that a question names, or nothing, and what it asks."""
+def _view_and_template(question: str) -> tuple[str, str]:
     match = _VIEW.match(question)
     return (VIEWS[match[1]], question[match.end() :].strip()) if match else ("", question)
 
 
-def _gather(views: Views, view: str, template: str, answer: str) -> None:
-    """Keep a view's caption if it is the first one, or answers a better question."""
-    rank = _RANKS.get(template, len(TEMPLATES))
-    if view and (view not in views or rank < views[view][0]):
-        views[view] = (rank, answer)
+def _table(context: Context, part: str, rows: Columns) -> pa.Table:
+    """A row each record."""
+    viewless = equal(rows["view"], "")
+    tasks = pa.array(["view_caption", "qa"], pa.string())
+    made = {
+        "row_id": row_ids(part, rows["source_row"]),
+        "task": tasks.take(pa.array(viewless.astype(np.int8))),
+        "sentinels": QUESTION_SENTINELS,
+        "source_key": part,
+        "flags": {"view_missing": viewless},
+    }
+    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
 
-def _scene_table(
-    context: Context, part: str, scenes: dict[int, Views]
-) -> tuple[pa.Table, list[Drop]]:
+def _scene_table(context: Context, part: str, rows: Columns) -> tuple[pa.Table, list[Drop]]:
     """One row a keyframe with views, in the order of keyframes; the others for the ledger."""
     keyframes = context.keyframes
-    seen = {sample: scenes[sample] for sample in sorted(scenes) if scenes[sample]}
-    tokens = [keyframes.token[sample] for sample in seen]
-    rows = {
-        "row_id": [f"{part}:{token}:scene" for token in tokens],
-        "sample_id": list(seen),
+    samples, best = _best_rows(rows)
+    seen = (best >= 0).any(1)
+    tokens = keyframes.columns["sample_token"].chunk(0).take(pa.array(samples[seen]))
+    made = {
+        "row_id": pc.binary_join_element_wise(part, tokens, "scene", ":"),
+        "sample_id": samples[seen],
         "task": "scene_caption",
         "sentinels": "<scene>",
         "question": DEFAULT.question("scene_caption"),
-        "answer": [_scene_caption(views) for views in seen.values()],
+        "answer": _scene_captions(rows["answer"], best[seen]),
         "source_key": tokens,
         "source_row": -1,
-        "flags": [
-            tuple(f"view_missing:{camera}" for camera in VIEWS.values() if camera not in views)
-            for views in seen.values()
-        ],
+        "flags": {
+            f"view_missing:{camera}": best[seen, k] < 0 for k, camera in enumerate(VIEWS.values())
+        },
     }
     drops = [
         Drop(
@@ -166,15 +154,35 @@ def _scene_table(
             f"keyframe {keyframes.token[sample]}: no caption names its view",
             keyframes.split[sample],
         )
-        for sample in sorted(scenes)
-        if not scenes[sample]
+        for sample in samples[~seen].tolist()
     ]
-    return text_table(ALIGNMENT, BUILDER.name, _LICENSE, keyframes, rows), drops
+    return text_table(ALIGNMENT, BUILDER.name, _LICENSE, keyframes, made), drops
 
 
-def _scene_caption(views: Views) -> str:
-    return " ".join(
-        f"{name.capitalize()}: {sentence(views[camera][1])}"
-        for name, camera in VIEWS.items()
-        if camera in views
+def _best_rows(rows: Columns) -> tuple[IntArray, IntArray]:
+    """The keyframes that records name, ascending, and which record describes each view best.
+
+    Returns:
+        (S,) keyframes, and (S, 6) rows of records, of each view in the order of `VIEWS` the first
+        that answers the best question; -1 where no record names the view.
+    """
+    samples, place = np.unique(rows["sample_id"], return_inverse=True)
+    view, rank = (
+        to_numpy(pc.fill_null(pc.index_in(rows[name], pa.array(known)), len(known)))
+        for name, known in (("view", list(VIEWS.values())), ("template_type", TEMPLATES))
     )
+    named = np.flatnonzero(view < len(VIEWS))
+    cell = (place * len(VIEWS) + view)[named]
+    order = np.lexsort((rank[named], cell))[::-1]  # of equal cells the last one stays
+    best = np.full(len(samples) * len(VIEWS), -1)
+    best[cell[order]] = named[order]
+    return samples, best.reshape(-1, len(VIEWS))
+
+
+def _scene_captions(answers: pa.StringArray, best: IntArray) -> pa.StringArray:
+    """(S,) the views' captions, one after another, for (S, 6) rows of `_best_rows`."""
+    views = []
+    for name, row in zip(VIEWS, best.T, strict=True):
+        said = mapped(answers.take(pa.array(row, mask=row < 0)), sentence)
+        views.append(pc.binary_join_element_wise(f"{name.capitalize()}: ", said, ""))
+    return pc.binary_join_element_wise(*views, " ", null_handling="skip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,16 +13,17 @@ import pyarrow.compute as pc
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
     BadRecordError,
-    Fields,
+    Columns,
     Sieve,
     file_units,
-    flag_lists,
     row_ids,
+    sieved,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.prompts import QUESTION_SENTINELS
 from odvla_bench.datasets.schema import INSTRUCT
+from odvla_bench.datasets.text_columns import equal, is_in
 
 TEMPLATE_TYPES = ("exist", "count", "object", "status", "comparison")
 HOPS = (0, 1)
@@ -38,7 +40,7 @@ ANSWERS = frozenset(
 """The 30 answers of the set's `answer_dict.json`."""
 
 _LICENSE = "MIT (stated for the code)"
-_FIELDS = Fields("sample_token", "question", "answer", "split", "template_type", "num_hop")
+_FIELDS = ("sample_token", "question", "answer", "split", "template_type", "num_hop")
 
 
 def _file(part: str, size: str, records: int, n_bytes: int | None = None) -> Requirement:
@@ -68,64 +70,46 @@ class NuScenesQABuilder:
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """The questions of one file."""
         file = context.records(self.name, unit.part, key="questions")
-        tables, drops = [], []
-        for chunk in file.read(pick=_FIELDS):
-            sieve = Sieve(chunk, _FIELDS)
-            tables.append(_table(context, unit.part, sieve))
-            drops += sieve.drops(INSTRUCT, unit.part)
-        table = _with_flags(pa.concat_tables([INSTRUCT.schema.empty_table(), *tables]))
+        rows, drops = sieved(
+            INSTRUCT,
+            file.read(_FIELDS),
+            file.superseded,
+            lambda sieve: _columns(context, unit.part, sieve),
+            part=unit.part,
+        )
+        table = _table(context, unit.part, rows) if rows else INSTRUCT.schema.empty_table()
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
 
 BUILDER = NuScenesQABuilder()
 
 
-def _table(context: Context, part: str, sieve: Sieve) -> pa.Table:
-    """The rows of a chunk."""
+def _columns(context: Context, part: str, sieve: Sieve) -> Columns:
+    """What the rows of a chunk are made of."""
     samples = sieve.samples(sieve.texts("sample_token"), context.keyframes, part)
     questions, answers = sieve.texts("question"), sieve.texts("answer")
-    templates, hops = sieve.columns["template_type"], sieve.columns["num_hop"]
-    if not _all_known(part, sieve.columns["split"], templates, hops, answers):
-        split = context.keyframes.split
-        sieve.decide(
-            hops,
-            range(len(hops)),
-            lambda i: _hop(part, sieve.record(i), answers[i], split[samples[i]]),
-            0,
-        )
-    rows = sieve.kept(
+    fields, split = sieve.chunk.fields, context.keyframes.split
+    known = equal(fields["split"], f'"{part}"') & is_in(answers, ANSWERS)
+    known &= is_in(fields["template_type"], map(json.dumps, TEMPLATE_TYPES))
+    known &= is_in(fields["num_hop"], map(json.dumps, HOPS))
+    sieve.decide(
+        np.flatnonzero(~known).tolist(),
+        lambda i: _check(part, sieve.record(i), answers[i].as_py(), split[samples[i]]),
+    )
+    return sieve.kept(
         sample_id=samples,
         question=questions,
         answer=answers,
-        template_type=templates,
-        num_hop=hops,
+        template_type=pc.ascii_trim(fields["template_type"], '"'),
+        num_hop=fields["num_hop"],
     )
-    made = {
-        "row_id": row_ids(part, rows["source_row"]),
-        "task": "qa",
-        "sentinels": QUESTION_SENTINELS,
-        "source_key": part,
-    }
-    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})
 
 
-def _all_known(
-    part: str, splits: list[Any], templates: list[Any], hops: list[Any], answers: list[str]
-) -> bool:
-    """Whether all fields have known values; if not, `_hop` says of which record."""
-    try:
-        known = set(splits) == {part} and set(templates) <= set(TEMPLATE_TYPES)
-        known = known and set(map(type, hops)) == {int} and set(hops) <= set(HOPS)
-    except TypeError:  # one is a list or an object
-        return False
-    return known and ANSWERS.issuperset(answers)
-
-
-def _hop(part: str, fields: Mapping[str, Any], answer: str, split: str) -> int:
-    """The hops of a record whose other fields have known values too.
+def _check(part: str, fields: Mapping[str, Any], answer: str, split: str) -> None:
+    """Look at the other fields of a record.
 
     Raises:
-        BadRecordError: one of them has not.
+        BadRecordError: one of them has no known value.
     """
     template, hop = fields.get("template_type"), fields.get("num_hop")
     if fields.get("split", part) != part:
@@ -135,24 +119,25 @@ def _hop(part: str, fields: Mapping[str, Any], answer: str, split: str) -> int:
         known = ", ".join(TEMPLATE_TYPES)
         detail = f"key 'template_type' is {template!r:.40}, none of {known}"
         raise BadRecordError("malformed", detail, split)
-    if isinstance(hop, bool) or hop not in HOPS:
+    if type(hop) is not int or hop not in HOPS:
         raise BadRecordError("malformed", f"key 'num_hop' is {hop!r:.40}, not 0 or 1", split)
     if answer not in ANSWERS:
         detail = f"answer {answer!r:.40} is none of the {len(ANSWERS)}"
         raise BadRecordError("not_in_vocabulary", detail, split)
-    return int(hop)
 
 
-def _with_flags(table: pa.Table) -> pa.Table:
-    """Flags for the questions that a row before asks of the same keyframe."""
-    # Numbers of the questions in the order in which they come first.
-    turns = table["messages"].combine_chunks().flatten().field("content")
-    question = pc.index_in(turns, pc.unique(turns)).to_numpy()[::2].astype(np.int64)
-    pair = question << 32 | table["sample_id"].to_numpy()
-    _, first = np.unique(pair, return_index=True)
-    again = np.ones(table.num_rows, bool)
+def _table(context: Context, part: str, rows: Columns) -> pa.Table:
+    """The rows; those whose question a row before asks of the same keyframe are flagged."""
+    question = rows["question"].dictionary_encode().indices.to_numpy().astype(np.int64)
+    _, first = np.unique(question << 32 | rows["sample_id"], return_index=True)
+    again = np.ones(len(question), bool)
     again[first] = False
-    flags = flag_lists([("question_repeated_in_frame",) if a else () for a in again.tolist()])
-    return table.set_column(
-        table.schema.get_field_index("flags"), table.schema.field("flags"), flags
-    )
+    made = {
+        "row_id": row_ids(part, rows["source_row"]),
+        "task": "qa",
+        "sentinels": QUESTION_SENTINELS,
+        "source_key": part,
+        "num_hop": rows["num_hop"].cast(pa.int64()),
+        "flags": {"question_repeated_in_frame": again},
+    }
+    return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})

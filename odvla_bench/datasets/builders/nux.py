@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
-    Fields,
-    Sieve,
+    Columns,
     clause,
     file_units,
+    sieved,
     text_table,
 )
 from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
 from odvla_bench.datasets.schema import INSTRUCT
+from odvla_bench.datasets.text_columns import mapped
 
 
 def _file(part: str, records: int) -> Requirement:
@@ -29,7 +31,7 @@ def _file(part: str, records: int) -> Requirement:
     )
 
 
-_FIELDS = Fields("narration", "reasoning")
+_FIELDS = ("narration", "reasoning")
 
 
 class NuXBuilder:
@@ -46,33 +48,36 @@ class NuXBuilder:
     def build(self, context: Context, unit: Unit) -> UnitRows:
         """The explanations of one file; of a key that comes twice, the last one."""
         file = context.records(self.name, unit.part)
-        tables, drops = [], []
-        for chunk in file.read(pick=_FIELDS):
-            sieve = Sieve(chunk, _FIELDS, file.superseded)
-            tables.append(_table(context, unit.part, sieve))
-            drops += sieve.drops(INSTRUCT, unit.part)
-        table = pa.concat_tables([INSTRUCT.schema.empty_table(), *tables])
+        rows, drops = sieved(
+            INSTRUCT,
+            file.read(_FIELDS),
+            file.superseded,
+            lambda sieve: sieve.kept(
+                sample_id=sieve.samples(sieve.chunk.keys, context.keyframes, unit.part),
+                **{name: sieve.texts(name) for name in _FIELDS},
+            ),
+            part=unit.part,
+        )
+        table = _table(context, unit.part, rows) if rows else INSTRUCT.schema.empty_table()
         return UnitRows({INSTRUCT.name: table}, {INSTRUCT.name: len(file)}, drops)
 
 
 BUILDER = NuXBuilder()
 
 
-def _table(context: Context, part: str, sieve: Sieve) -> pa.Table:
-    """The rows of a chunk."""
-    rows = sieve.kept(
-        sample_id=sieve.samples(sieve.chunk.keys, context.keyframes, part),
-        narration=sieve.texts("narration"),
-        reasoning=sieve.texts("reasoning"),
-    )
-    rows |= {name: [clause(t) for t in rows[name]] for name in ("narration", "reasoning")}
-    both = list(zip(rows["narration"], rows["reasoning"], strict=True))
+def _table(context: Context, part: str, rows: Columns) -> pa.Table:
+    """The rows, with their answers."""
+    narration, reasoning = (mapped(rows[name], clause) for name in _FIELDS)
     made = {
-        "row_id": [f"{part}:{key}" for key in rows["source_key"]],
+        "narration": narration,
+        "reasoning": reasoning,
+        "row_id": pc.binary_join_element_wise(part, rows["source_key"], ":"),
         "task": "explanation",
         "sentinels": QUESTION_SENTINELS,
         "question": DEFAULT.question("explanation"),
-        "said": [f"Narration: {what}. Reasoning: {why}." for what, why in both],
-        "answer": [f"{what}. {why}." for what, why in both],
+        "said": pc.binary_join_element_wise(
+            "Narration: ", narration, ". Reasoning: ", reasoning, ".", ""
+        ),
+        "answer": pc.binary_join_element_wise(narration, ". ", reasoning, ".", ""),
     }
     return text_table(INSTRUCT, BUILDER.name, UNSTATED, context.keyframes, {**rows, **made})

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
 from odvla_bench.datasets.builders.language import (
-    ABSENT,
     BadRecordError,
-    Fields,
+    Columns,
     Sieve,
     clause,
     sentence,
+    sieved,
     text_table,
 )
 from odvla_bench.datasets.builders.objects import object_columns, passes_filter, places_of
@@ -33,6 +33,8 @@ from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
 from odvla_bench.datasets.nuscenes.tables import CAMERA_CHANNELS
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT
+from odvla_bench.datasets.text_columns import equal, mapped, to_numpy
+from odvla_bench.geometry import FloatArray
 
 RECORDS_PER_SHARD = 65_536
 MAX_RESIDUAL_M = 1.0
@@ -47,7 +49,9 @@ _ASPECTS = {
     "relation": "relation",
 }
 """Column → what the file calls that part of a caption."""
-_SAID = ("localization", "depth", "motion", "environment", "relation")
+_PLACE = ("localization", "depth")
+"""Parts that only whole captions hold."""
+_SAID = (*_PLACE, "motion", "environment", "relation")
 """The parts of a whole caption that follow the appearance."""
 _FLAGS = {
     "appearance": "empty_appearance",
@@ -56,12 +60,10 @@ _FLAGS = {
     "final": "synth_final_caption",
 }
 """What may be absent, and the flag that says so."""
+_OFFSETS = ("localization_caption.x_offset", "localization_caption.y_offset")
+"""Forward and left, EGO, metres."""
 _COLUMNS = ["token", "sample_id", "instance_id", "x_m", "y_m", "z_m"]
 """What is needed of an annotation."""
-_FIELDS = Fields(
-    *("sample_token", "instance_token", "cam_file", "final_caption"),
-    *(f"{aspect}_caption" for aspect in (*_ASPECTS.values(), "localization", "depth")),
-)
 
 
 class TOD3CapBuilder:
@@ -96,12 +98,13 @@ class TOD3CapBuilder:
         """The captions of one stretch; of a key that comes twice, the last one."""
         file, boxes = context.records(self.name, _PART), _Boxes.of(context)
         first, last = unit.payload
-        tables, drops = [], []
-        for chunk in file.read(first, last, pick=_FIELDS):
-            sieve = Sieve(chunk, _FIELDS, file.superseded)
-            tables.append(_table(context, sieve, boxes))
-            drops += sieve.drops(ALIGNMENT)
-        table = pa.concat_tables([ALIGNMENT.schema.empty_table(), *tables])
+        rows, drops = sieved(
+            ALIGNMENT,
+            file.read(_fields(context), first, last),
+            file.superseded,
+            lambda sieve: _columns(context, sieve, boxes),
+        )
+        table = _table(context, rows) if rows else ALIGNMENT.schema.empty_table()
         return UnitRows({ALIGNMENT.name: table}, {ALIGNMENT.name: last - first}, drops)
 
 
@@ -116,7 +119,7 @@ class _Boxes:
     passes: npt.NDArray[np.bool_]
     sample_id: npt.NDArray[np.int32]
     instance_id: npt.NDArray[np.int32]
-    instance_tokens: Sequence[str]
+    instance_tokens: pa.StringArray
     """Of the instances."""
 
     @classmethod
@@ -127,63 +130,82 @@ class _Boxes:
             passes_filter(annotations, context.request.settings),
             annotations["sample_id"].to_numpy(),
             annotations["instance_id"].to_numpy(),
-            context.nuscenes.instances["token"].to_pylist(),
+            context.nuscenes.instances["token"].combine_chunks(),
         )
 
 
-def _table(context: Context, sieve: Sieve, boxes: _Boxes) -> pa.Table:
-    """The rows of a chunk."""
-    rows = sieve.kept(
+def _fields(context: Context) -> list[str]:
+    """Paths to what is read of a record."""
+    aspects = [*_ASPECTS.values(), *_where(context)]
+    captions = [path for aspect in aspects for path in _paths(aspect)]
+    return ["sample_token", "instance_token", "cam_file", "final_caption", *captions, *_OFFSETS]
+
+
+def _paths(aspect: str) -> tuple[str, str]:
+    """A part of a caption stands by itself, or in an object of its own."""
+    return f"{aspect}_caption", f"{aspect}_caption.{aspect}_caption"
+
+
+def _where(context: Context) -> tuple[str, ...]:
+    return _PLACE if context.request.settings.object_caption == "full" else ()
+
+
+def _columns(context: Context, sieve: Sieve, boxes: _Boxes) -> Columns:
+    """What the rows of a chunk are made of."""
+    parts = {**_ASPECTS, **{aspect: aspect for aspect in _where(context)}}
+    return sieve.kept(
         box=_box_rows(context, sieve, boxes),
-        **{name: _parts(sieve, aspect) for name, aspect in _ASPECTS.items()},
-        final=sieve.texts("final_caption", optional=True, clean=_something),
-        view=list(map(_view, sieve.texts("cam_file", optional=True))),
-        offset_m=list(map(_offset_m, sieve.columns["localization_caption"])),
-        **_where(context, sieve),
+        **{name: _part(sieve, aspect) for name, aspect in parts.items()},
+        final=mapped(sieve.texts("final_caption", optional=True), _something),
+        view=mapped(sieve.texts("cam_file", optional=True), _view),
+        offset_m=np.stack([_numbers(sieve.chunk.fields[path]) for path in _OFFSETS], -1),
     )
-    found = context.nuscenes.annotations.select(_COLUMNS).take(pa.array(rows["box"], pa.int64()))
+
+
+def _table(context: Context, rows: Columns) -> pa.Table:
+    """The rows of a stretch."""
+    found = context.nuscenes.annotations.select(_COLUMNS).take(pa.array(rows["box"]))
     places, agents = places_of(context, found), object_columns(context, found)
     xy = places.lidar_m[:, :2]
-    offset = np.array(rows["offset_m"], np.float64).reshape(-1, 2)
-    far = np.hypot(*(offset - places.ego_m[:, :2]).T) > MAX_RESIDUAL_M
-    absent = ([not text for text in rows[name]] for name in _FLAGS)
+    far = np.hypot(*(rows["offset_m"] - places.ego_m[:, :2]).T) > MAX_RESIDUAL_M
+    flags = {flag: equal(rows[name], "") for name, flag in _FLAGS.items()}
+    rows["appearance"] = _looks(rows["appearance"], agents["category"].combine_chunks())
     made: dict[str, Any] = {
         **agents,
         "row_id": rows["source_key"],
-        "sample_id": found["sample_id"],
+        "sample_id": found["sample_id"].to_numpy(),
         "task": "object_caption",
         "sentinels": "<object>",
         "question": DEFAULT.question("object_caption"),
-        "appearance": list(map(_looks, rows["appearance"], agents["category"].to_pylist())),
         "x_m": xy[:, 0].astype(np.float32),
         "y_m": xy[:, 1].astype(np.float32),
-        "flags": list(map(_flags, *absent, far.tolist())),
+        "answer": pc.binary_join_element_wise(_captions(rows), _placed(xy), " "),
+        "flags": {**flags, "coord_residual_gt_1m": far},
     }
-    rows |= made
-    rows["answer"] = list(map(_placed, _captions(rows), xy.tolist()))
-    return text_table(ALIGNMENT, BUILDER.name, UNSTATED, context.keyframes, rows)
+    return text_table(ALIGNMENT, BUILDER.name, UNSTATED, context.keyframes, {**rows, **made})
 
 
-def _box_rows(context: Context, sieve: Sieve, boxes: _Boxes) -> list[int]:
-    """The rows of the records' annotations.
+def _box_rows(context: Context, sieve: Sieve, boxes: _Boxes) -> npt.NDArray[np.int64]:
+    """(N,) the rows of the records' annotations, 0 for what fell out.
 
     A record falls out that has none, that says of it what nuScenes does not, or that the filter
     holds back.
     """
-    keys, keyframes = sieve.chunk.keys, context.keyframes
-    rows = [boxes.row_of_token.get(key, -1) for key in keys]
-    sieve.decide(rows, [i for i, row in enumerate(rows) if row < 0], lambda i: _unknown(keys[i]), 0)
-    tokens = [keyframes.token[sample] for sample in boxes.sample_id[rows].tolist()]
+    keys, keyframes = sieve.chunk.keys.to_pylist(), context.keyframes
+    rows = np.array([boxes.row_of_token.get(key, -1) for key in keys])
+    sieve.decide(np.flatnonzero(rows < 0).tolist(), lambda i: _unknown(keys[i]))
+    rows = np.maximum(rows, 0)
+    tokens = keyframes.columns["sample_token"].chunk(0).take(pa.array(boxes.sample_id[rows]))
     samples = sieve.samples(tokens, keyframes)
-    instances = [boxes.instance_tokens[i] for i in boxes.instance_id[rows].tolist()]
+    instances = boxes.instance_tokens.take(pa.array(boxes.instance_id[rows]))
     for name, expected in (("sample_token", tokens), ("instance_token", instances)):
-        said = sieve.columns[name]
-        for i, token in enumerate(expected):
-            if said[i] == token or said[i] is ABSENT:
-                continue
-            detail = f"key {name!r} is {said[i]!r:.40}, but the box has {token}"
-            error = BadRecordError("token_mismatch", detail, keyframes.split[samples[i]])
-            sieve.refuse(i, error)
+        said = sieve.chunk.fields[name]
+        wrong = ~equal(said, pc.binary_join_element_wise('"', expected, '"', ""))
+        for i in np.flatnonzero(wrong & to_numpy(pc.is_valid(said))).tolist():
+            if (found := sieve.record(i)[name]) != (token := expected[i].as_py()):
+                detail = f"key {name!r} is {found!r:.40}, but the box has {token}"
+                error = BadRecordError("token_mismatch", detail, keyframes.split[samples[i]])
+                sieve.refuse(i, error)
     for i in np.flatnonzero(~boxes.passes[rows]).tolist():
         policy = context.request.settings.object_filter
         detail = f"box {keys[i]} does not pass the filter {policy!r}"
@@ -195,52 +217,43 @@ def _unknown(key: str) -> int:
     raise BadRecordError("unknown_annotation", f"nuScenes has no annotation {key:.40}")
 
 
-def _parts(sieve: Sieve, aspect: str) -> list[str]:
-    """A part of the captions, cleaned; it stands in an object of its own or by itself."""
-    name = f"{aspect}_caption"
-    own = sieve.columns[name]
-    values = [value.get(name, ABSENT) if type(value) is dict else value for value in own]
-    return sieve.texts_of(values, name, optional=True, clean=_something)
+def _part(sieve: Sieve, aspect: str) -> pa.StringArray:
+    """(N,) a part of the captions, cleaned."""
+    own, inner = (sieve.chunk.fields[path] for path in _paths(aspect))
+    is_object = pc.coalesce(pc.starts_with(own, "{"), pa.scalar(value=False))
+    values = pc.if_else(is_object, inner, own)
+    return mapped(sieve.texts_of(values, f"{aspect}_caption", optional=True), _something)
 
 
-def _where(context: Context, sieve: Sieve) -> dict[str, list[str]]:
-    """The parts that only whole captions hold."""
-    if context.request.settings.object_caption != "full":
-        return {}
-    return {name: _parts(sieve, name) for name in ("localization", "depth")}
+def _captions(rows: Columns) -> pa.StringArray:
+    """(M,) what is said of the agents before their positions."""
+    if _PLACE[0] not in rows:
+        return mapped(rows["appearance"], _capital)
+    parts = (rows[name].to_pylist() for name in ("final", "appearance", *_SAID))
+    return pa.array(map(_whole_caption, *parts), pa.string())
 
 
-def _captions(rows: Mapping[str, list[str]]) -> Iterable[str]:
-    """What is said of the agents before their positions."""
-    if "depth" not in rows:
-        return map(_capital, rows["appearance"])
-    return map(_whole_caption, *(rows[name] for name in ("final", "appearance", *_SAID)))
-
-
-def _placed(text: str, xy_m: Sequence[float]) -> str:
+def _placed(xy_m: FloatArray) -> pa.StringArray:
+    """(M,) the words for (M, 2) positions, in metres."""
     # Adding 0.0 turns a rounded -0.0 into 0.0: "-0.00" would be a second spelling to learn.
-    x, y = xy_m
-    return f"{text} at ({round(x, 2) + 0.0:.2f},{round(y, 2) + 0.0:.2f})."
+    places = [f"at ({round(x, 2) + 0.0:.2f},{round(y, 2) + 0.0:.2f})." for x, y in xy_m.tolist()]
+    return pa.array(places, pa.string())
 
 
-@cache
-def _flags(*holds: bool) -> tuple[str, ...]:
-    """The flags of a row for which those of `_FLAGS` hold, and that its offset is far off."""
-    names = (*_FLAGS.values(), "coord_residual_gt_1m")
-    return tuple(name for name, it_does in zip(names, holds, strict=True) if it_does)
-
-
-@lru_cache(maxsize=1 << 14)  # the parts are templates and repeat a thousandfold
 def _something(text: str) -> str:
     """The text without white space and period around it, unless it only says that there is none."""
     cleaned = clause(text)
     return "" if cleaned.lower() in _NOTHING else cleaned
 
 
-@lru_cache(maxsize=1 << 14)
-def _looks(appearance: str, category: str) -> str:
-    """What an agent looks like, or else what it is, with an article."""
-    looks = (appearance or _category_words(category)).lower()
+def _looks(appearance: pa.StringArray, category: pa.StringArray) -> pa.StringArray:
+    """(M,) what agents look like, or else what they are, with an article."""
+    what = pc.if_else(pc.equal(appearance, ""), mapped(category, _category_words), appearance)
+    return mapped(what, _with_article)
+
+
+def _with_article(looks: str) -> str:
+    looks = looks.lower()
     if _DETERMINER.match(looks):
         return looks
     return f"{'an' if looks[0] in 'aeiou' else 'a'} {looks}"
@@ -265,18 +278,21 @@ def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-@lru_cache(maxsize=1 << 10)
 def _view(path: str) -> str:
     return next((part for part in path.split("/") if part in CAMERA_CHANNELS), "")
 
 
-def _offset_m(place: object) -> tuple[float, float]:
-    """Forward and left, EGO, as the file has it; NaN where it has none."""
-    if not isinstance(place, dict):
-        return math.nan, math.nan
-    return _number(place.get("x_offset")), _number(place.get("y_offset"))
+def _numbers(values: pa.StringArray) -> FloatArray:
+    """(N,) the numbers that JSON values are; NaN for what is none, or too large for a place."""
+    try:
+        numbers = to_numpy(values.cast(pa.float64()))
+    except pa.ArrowInvalid:
+        numbers = np.array([_number(value) for value in values.to_pylist()])
+    return np.where(np.abs(numbers) < _FARTHEST_M, numbers, np.nan)
 
 
-def _number(value: Any) -> float:
-    known = type(value) in (float, int) and abs(value) < _FARTHEST_M
-    return float(value) if known else math.nan
+def _number(value: str | None) -> float:
+    try:
+        return float(value or "nan")
+    except ValueError:
+        return math.nan
