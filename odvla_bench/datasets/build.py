@@ -292,7 +292,7 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
     gates = check_gates(out, open_context(request), units, records)
-    drops = [pq.read_table(out / r["ledger"]["path"], schema=DROPPED.schema) for r in records]
+    drops = [pq.ParquetFile(out / r["ledger"]["path"]).read().cast(DROPPED.schema) for r in records]
     ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
     files = [FileRecord(**f) for r in records for f in r["files"]]
     manifest: Manifest = {

@@ -72,7 +72,7 @@ class ContentDigest:
         for start in range(0, stop, _BLOCK_ROWS):
             block = table.slice(start, min(_BLOCK_ROWS, stop - start))
             for column, h in zip(block.columns, self._hashes, strict=True):
-                for part in _column_bytes(column.combine_chunks()):
+                for part in _column_bytes(column):
                     h.update(part)
             self._rows += block.num_rows
         self._pending = [table.slice(stop)] if stop < table.num_rows else []
@@ -88,8 +88,8 @@ def digest_table(table: pa.Table) -> str:
 
 def _column_bytes(array: Any) -> Iterable[bytes | memoryview]:
     """The canonical bytes of one block of one column."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # combining would copy even a single chunk
+        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     yield len(array).to_bytes(8, "little")

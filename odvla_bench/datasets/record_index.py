@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from odvla_bench.errors import InputError
 from odvla_bench.provenance import digest_text
 
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 19
+"""Scanned at a time: what is made of it on the way has to stay in the processor's caches."""
 _KEYS_BYTES = 1 << 22
 _HEAD_BYTES = 1 << 20
 _SHORT_BYTES = 64
@@ -127,7 +128,7 @@ class _State:
 
     def __init__(self) -> None:
         """Before the opening bracket."""
-        self.depth, self.quoted, self.escaped = 0, 0, False
+        self.depth, self.quoted, self.escaped = 0, False, False
 
     def advance(self, block: bytes) -> tuple[Offsets, Offsets]:
         """Commas between records, and the bracket that closes them all (empty if none), in a block.
@@ -136,27 +137,34 @@ class _State:
         are looked for.
         """
         text = self._without_escaped(block)
-        quotes = np.flatnonzero(text == _QUOTE)
         folded = text | _BRACE
         brackets = np.flatnonzero((folded == _OPEN) | (folded == _CLOSE))
-        brackets = brackets[self._outside(quotes, brackets)]
+        quotes = np.add.reduceat(
+            (text == _QUOTE).view(np.uint8), np.r_[0, brackets], dtype=np.uint8
+        )
+        # A byte does not hold the sum, but whether it is odd.
+        inside = (np.cumsum(quotes, dtype=np.uint8) + self.quoted) % 2 == 1
+        brackets = brackets[~inside[:-1]]
         depths = self.depth + np.cumsum(np.where(folded[brackets] == _OPEN, 1, -1))
         end = brackets[np.flatnonzero(depths == 0)[:1]]
-        stop = int(end[0]) if len(end) else len(block)
-        starts = brackets[depths == 1] + 1
-        if self.depth == 1:
-            starts = np.r_[0, starts]
-        stops = np.r_[brackets, stop][np.searchsorted(brackets, starts)]
-        between = _ranges(starts, np.minimum(stops, stop))
-        commas = between[text[between] == _COMMA]
-        commas = commas[self._outside(quotes, commas)]
+        commas = self._commas(text, brackets, depths, int(end[0]) if len(end) else len(block))
         self.depth = int(depths[-1]) if len(depths) else self.depth
-        self.quoted = (self.quoted + len(quotes)) % 2
+        self.quoted = bool(inside[-1])
         return commas, end
 
-    def _outside(self, quotes: Offsets, places: Offsets) -> npt.NDArray[np.bool_]:
-        """Which places are in no string."""
-        return (np.searchsorted(quotes, places) + self.quoted) % 2 == 0
+    def _commas(
+        self, text: npt.NDArray[np.uint8], brackets: Offsets, depths: Offsets, stop: int
+    ) -> Offsets:
+        """The commas outside of strings before `stop` where only one bracket is open."""
+        starts = brackets[depths == 1] + 1
+        odd = 0
+        if self.depth == 1:
+            starts, odd = np.r_[0, starts], int(self.quoted)
+        stops = np.r_[brackets, stop][np.searchsorted(brackets, starts)]
+        between = _ranges(starts, np.minimum(stops, stop))
+        near = text[between]
+        inside = (np.cumsum(near == _QUOTE) + odd) % 2 == 1
+        return between[(near == _COMMA) & ~inside]
 
     def _without_escaped(self, block: bytes) -> npt.NDArray[np.uint8]:
         """The bytes of a block; those that a backslash escapes are 0."""

@@ -36,7 +36,7 @@ MAX_RECORD_BYTES = 1 << 22
 _CHUNK_RECORDS = 1 << 15
 _CHUNK_BYTES = 1 << 25
 _BLANK = " \t\r\n"
-_BLANK_BYTES = np.frombuffer(_BLANK.encode(), np.uint8)
+_IS_BLANK = np.isin(np.arange(256), list(_BLANK.encode()))
 _QUOTE, _COLON = b'":'
 _IN_NO_NAME = np.array([not 0x20 <= b < 0x7F or b in b'"\\' for b in range(256)])
 """Bytes that are not in a key that is spelt as it is."""
@@ -99,7 +99,7 @@ class RecordFile:
                 cuts = self.cuts[first : end + 1]
                 f.seek(int(cuts[0]) + 1)
                 # Of a record too long even for a chunk, this is only the start.
-                block = f.read(min(int(cuts[-1] - cuts[0]) - 1, _CHUNK_BYTES))
+                block = f.read(min(int(cuts[-1] - cuts[0]), _CHUNK_BYTES))
                 yield _parsed(first, block, cuts - cuts[0] - 1, fields, keyed=self.keyed)
                 first = end
 
@@ -117,19 +117,18 @@ def _parsed(
 
     Args:
         first: position of the first one.
-        block: the records and the commas between them.
-        cuts: (n + 1,) places of the commas around the records, from -1 to the block's end.
+        block: the records, after each a comma or bracket.
+        cuts: (n + 1,) places of the commas and brackets around the records, from -1 on.
         fields: paths.
         keyed: whether the records have keys.
     """
-    starts, stops = cuts[:-1] + 1, np.minimum(cuts[1:], len(block))
+    starts, stops = cuts[:-1] + 1, np.minimum(cuts[1:], len(block) - 1)
     too_long = np.flatnonzero(np.diff(cuts) > MAX_RECORD_BYTES + 1).tolist()
     damaged = dict.fromkeys(too_long, f"longer than {MAX_RECORD_BYTES:,} bytes")
     values, keys = starts, pa.repeat(pa.scalar(""), len(starts))
     if keyed:
         values, keys = _keys(block, starts, stops)
-    pieces = pc.ascii_trim(slices(block, values, stops, pa.string()), _BLANK)
-    raws, columns = _fields(pieces, fields, damaged)
+    raws, columns = _fields(_pieces(block, values, stops), fields, damaged)
     nameless = [i for i in sorted(damaged) if not keys[i].as_py()]
     shown = [_shown(block[starts[i] : stops[i]]) for i in nameless]
     return Chunk(first, replaced(keys, nameless, shown), raws, columns, damaged)
@@ -140,15 +139,15 @@ def _keys(block: bytes, starts: Offsets, stops: Offsets) -> tuple[Offsets, pa.St
 
     Of a record without a key the value is empty, which is no JSON.
     """
-    text = np.append(np.frombuffer(block, np.uint8), np.uint8(0))
+    text = np.frombuffer(block, np.uint8)
     opens = _past_blanks(text, starts)
     closes = opens + block.find(b'"', int(opens[0]) + 1) - int(opens[0])
     length = int(closes[0] - opens[0]) - 1
     if 0 <= length <= _LONGEST_NAME and (closes < stops).all():
-        colons = _past_blanks(text, closes + 1)
+        colons = np.minimum(_past_blanks(text, closes + 1), stops)
         marks = (text[opens] == _QUOTE) & (text[closes] == _QUOTE) & (text[colons] == _COLON)
         names = text[opens[:, None] + np.arange(1, length + 1)]
-        if marks.all() and (colons < stops).all() and not _IN_NO_NAME[names].any():
+        if marks.all() and not _IN_NO_NAME[names].any():
             return colons + 1, slices(block, opens + 1, closes, pa.string())
     places = zip(starts.tolist(), stops.tolist(), strict=True)
     found = [_key(block[start:stop]) for start, stop in places]
@@ -172,15 +171,25 @@ def _key(piece: bytes) -> tuple[int, str]:
     return len(piece), ""
 
 
-def _past_blanks(text: npt.NDArray[np.uint8], at: Offsets) -> Offsets:
+def _pieces(block: bytes, starts: Offsets, stops: Offsets) -> pa.StringArray:
+    """The parts of a block between places, without blanks at their ends."""
+    text = np.frombuffer(block, np.uint8)
+    starts = np.minimum(_past_blanks(text, starts), stops)
+    ends = np.maximum(_past_blanks(text, stops - 1, step=-1) + 1, starts)
+    pieces = slices(block, starts, ends, pa.string())
+    trimmed = not (_IS_BLANK[text[starts]] | _IS_BLANK[text[ends - 1]]).any()
+    return pieces if trimmed else pc.ascii_trim(pieces, _BLANK)
+
+
+def _past_blanks(text: npt.NDArray[np.uint8], at: Offsets, step: int = 1) -> Offsets:
     """The next places without a blank, if they are near."""
     for _ in range(_MOST_BLANKS):
-        byte = text[np.minimum(at, len(text) - 1)]
-        blank = np.isin(byte, _BLANK_BYTES)
+        at = np.clip(at, 0, len(text) - 1)
+        blank = _IS_BLANK[text[at]]
         if not blank.any():
             break
-        at = at + blank
-    return np.minimum(at, len(text) - 1)
+        at = at + step * blank
+    return np.clip(at, 0, len(text) - 1)
 
 
 def _fields(

@@ -91,10 +91,21 @@ def write_table(
             compression="zstd",
             compression_level=3,
             row_group_size=table.row_group_rows,
-            use_dictionary=[f.name for f in table.schema if f.type == pa.string()],
+            use_dictionary=[path for f in table.schema for path in _texts(f.type, f.name)],
         )
     size = (build / name).stat().st_size
     return FileRecord(name, rows.num_rows, size, fingerprint, split)
+
+
+def _texts(kind: pa.DataType, path: str) -> Iterator[str]:
+    """The Parquet columns of a column that hold texts, most of which repeat."""
+    if pa.types.is_string(kind):
+        yield path
+    elif pa.types.is_list(kind):
+        yield from _texts(kind.value_type, f"{path}.list.element")
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _texts(field.type, f"{path}.{field.name}")
 
 
 def _sync(path: Path) -> None:

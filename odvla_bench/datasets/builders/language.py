@@ -19,6 +19,7 @@ from odvla_bench.datasets.text_columns import (
     BoolArray,
     equal,
     first_bytes,
+    offsets_of,
     replaced,
     to_numpy,
     unquoted,
@@ -188,10 +189,12 @@ def sieved(
         sieve = Sieve(chunk, superseded)
         parts.append(columns(sieve))
         drops += sieve.drops(table, part)
-    return {name: _joined([p[name] for p in parts]) for p in parts[:1] for name in p}, drops
+    return {name: _joined(name, [p[name] for p in parts]) for p in parts[:1] for name in p}, drops
 
 
-def _joined(arrays: list[Any]) -> Any:
+def _joined(name: str, arrays: list[Any]) -> Any:
+    if name == "raw":  # most of the bytes, and only passed on
+        return pa.chunked_array(arrays)
     return np.concatenate(arrays) if isinstance(arrays[0], np.ndarray) else pa.concat_arrays(arrays)
 
 
@@ -254,11 +257,13 @@ def _column(values: Any, field: pa.Field, n: int) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.Array:
+def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.ListArray:
+    """(n,) the two turns of each row."""
     n = len(said)
-    users = pc.binary_join_element_wise(sentinels, question, "\n")
-    turn_about = np.arange(2 * n, dtype=np.int32).reshape(2, n).T.reshape(-1)
-    contents = pa.concat_arrays([users, said]).take(pa.array(turn_about))
+    both = pc.binary_join_element_wise(sentinels, "\n", question, said, "")
+    ends = np.repeat(offsets_of(both), 2)[1:]
+    ends[1::2] -= np.diff(offsets_of(said))
+    contents = pa.StringArray.from_buffers(2 * n, pa.py_buffer(ends), both.buffers()[2])
     roles = pa.array(["user", "assistant"], pa.string()).take(
         pa.array(np.tile(np.arange(2, dtype=np.int32), n))
     )
