@@ -47,16 +47,15 @@ def offsets_of(texts: pa.StringArray) -> npt.NDArray[np.int32]:
 
 
 def bytes_of(texts: pa.StringArray) -> npt.NDArray[np.uint8]:
-    """The bytes that the offsets of an array refer to; one more at the end, so that all exist."""
+    """The bytes that the offsets of an array refer to; some byte where there are none."""
     content = texts.buffers()[2]
-    found = np.frombuffer(content, np.uint8) if content else np.empty(0, np.uint8)
-    end = int(offsets_of(texts)[-1]) if len(texts) else 0
-    return found if len(found) > end else np.append(found, np.uint8(0))
+    return np.frombuffer(content if content else b" ", np.uint8)
 
 
 def first_bytes(texts: pa.StringArray) -> npt.NDArray[np.uint8]:
     """(N,) the first byte of each text; any byte where it is empty."""
-    return bytes_of(texts)[offsets_of(texts)[:-1]]
+    content = bytes_of(texts)
+    return content[np.minimum(offsets_of(texts)[:-1], len(content) - 1)]
 
 
 def equal(texts: pa.StringArray, other: str | pa.StringArray) -> BoolArray:
@@ -79,7 +78,7 @@ def unquoted(values: pa.StringArray, longest: int) -> tuple[pa.StringArray, Bool
     starts, stops = offsets[:-1] + 1, offsets[1:] - 1
     size = stops - starts
     ends = content[np.minimum(starts, len(content) - 1)], content[np.maximum(stops - 1, 0)]
-    plain = (content[offsets[:-1]] == _QUOTE) & (size > 0) & (size <= longest)
+    plain = (first_bytes(values) == _QUOTE) & (size > 0) & (size <= longest)
     for end in ends:
         plain &= (end > _BLANK) & (end < _DELETE)
     if (content == _BACKSLASH).any():

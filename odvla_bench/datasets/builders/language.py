@@ -42,8 +42,9 @@ Columns = dict[str, Any]
 
 TextColumns = Mapping[str, Any]
 """Columns of a text table by name, each an array, a list, or one value for all rows. Beside the
-table's own: `sentinels` (first line of the user turn), `question`, and `said` (the assistant turn,
-where it is not `answer`). `row_id` is without the source. `flags` maps each to where it holds."""
+table's own: `sentinels` (first line of the user turn, one text), `question`, and `said` (the
+assistant turn, where it is not `answer`). `row_id` is without the source. `flags` maps each to
+where it holds."""
 
 
 class BadRecordError(Exception):
@@ -217,8 +218,8 @@ def text_table(
     n = len(rows["sample_id"])
     if not n:
         return table.schema.empty_table()
-    text = {name: _column(rows[name], _TEXT, n) for name in ("sentinels", "question", "answer")}
-    said = _column(rows["said"], _TEXT, n) if "said" in rows else text["answer"]
+    answer = _column(rows["answer"], _TEXT, n)
+    said = _column(rows["said"], _TEXT, n) if "said" in rows else answer
     columns: dict[str, Any] = {
         **rows,
         "row_id": pc.binary_join_element_wise(
@@ -227,9 +228,9 @@ def text_table(
         **_keyframe_columns(keyframes, rows["sample_id"]),
         "source": source,
         "license": license,
-        "messages": _messages(text["sentinels"], text["question"], said),
-        "answer": text["answer"],
-        "references": _lists(np.ones(n, np.int32), text["answer"]),
+        "messages": _messages(rows["sentinels"], rows["question"], said),
+        "answer": answer,
+        "references": _lists(np.ones(n, np.int32), answer),
         "flags": flag_lists(rows.get("flags", {}), n),
     }
     arrays = [_column(columns.get(f.name), f, n) for f in table.schema]
@@ -257,10 +258,15 @@ def _column(values: Any, field: pa.Field, n: int) -> pa.Array:
     return pa.array(values, field.type)
 
 
-def _messages(sentinels: pa.Array, question: pa.Array, said: pa.Array) -> pa.ListArray:
+def _messages(
+    sentinels: str, question: str | Sequence[str] | pa.Array, said: pa.Array
+) -> pa.ListArray:
     """(n,) the two turns of each row."""
     n = len(said)
-    both = pc.binary_join_element_wise(sentinels, "\n", question, said, "")
+    if isinstance(question, str):
+        both = pc.binary_join_element_wise(f"{sentinels}\n{question}", said, "")
+    else:
+        both = pc.binary_join_element_wise(f"{sentinels}\n", _column(question, _TEXT, n), said, "")
     ends = np.repeat(offsets_of(both), 2)[1:]
     ends[1::2] -= np.diff(offsets_of(said))
     contents = pa.StringArray.from_buffers(2 * n, pa.py_buffer(ends), both.buffers()[2])
