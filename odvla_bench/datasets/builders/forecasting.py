@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
+from odvla_bench.datasets.builders.language import (
+    Columns,
+    flag_lists,
+    keyframe_columns,
+    table_of,
+)
 from odvla_bench.datasets.builders.objects import object_columns, passes_filter
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.nuscenes.agents import Agents
@@ -55,16 +59,10 @@ class ForecastingBuilder:
         drops += _drops(annotations.filter(pa.array(~wanted)), "filtered")
         drops += _drops(annotations.filter(pa.array(wanted & (steps == 0))), "no_future")
         keep = wanted & (steps > 0)
-        rows = _table(context, annotations.filter(pa.array(keep)), unit.split)
+        rows = _columns(context, annotations.filter(pa.array(keep)))
         rows |= {f"{c}_m": _lists(xy[keep, :, i], steps[keep]) for i, c in enumerate("xy")}
-        rows["flags"] = [["track_has_gap"] if gap else [] for gap in gaps[keep].tolist()]
-        arrays = [
-            pa.array(rows[f.name], f.type)
-            if isinstance(rows[f.name], list)
-            else rows[f.name].cast(f.type)
-            for f in FORECASTING.schema
-        ]
-        table = pa.Table.from_arrays(arrays, schema=FORECASTING.schema)
+        rows["flags"] = flag_lists({"track_has_gap": gaps[keep]}, int(keep.sum()))
+        table = table_of(FORECASTING, rows)
         return UnitRows({FORECASTING.name: table}, read, drops)
 
 
@@ -93,18 +91,16 @@ def _lists(values: FloatArray, lengths: npt.NDArray[np.int64]) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(flat.astype(np.float32)))
 
 
-def _table(context: Context, annotations: pa.Table, split: str) -> dict[str, Any]:
-    samples, n = annotations["sample_id"].to_pylist(), annotations.num_rows
-    keyframes = context.keyframes
+def _columns(context: Context, annotations: pa.Table) -> Columns:
+    """The columns that say which agents these are."""
+    samples = annotations["sample_id"]
     return {
-        "row_id": [f"{BUILDER.name}:{t}" for t in annotations["token"].to_pylist()],
-        "sample_id": annotations["sample_id"],
-        "sample_token": [keyframes.token[i] for i in samples],
-        "scene_name": [keyframes.scene_name[i] for i in samples],
-        "split": [split] * n,
-        "source": [BUILDER.name] * n,
-        "license": ["CC BY-NC-SA 4.0"] * n,
-        "task": ["motion"] * n,
+        "row_id": pc.binary_join_element_wise(BUILDER.name, annotations["token"], ":"),
+        "sample_id": samples,
+        **keyframe_columns(context.keyframes, samples),
+        "source": BUILDER.name,
+        "license": "CC BY-NC-SA 4.0",
+        "task": "motion",
         **object_columns(context, annotations),
     }
 

@@ -31,7 +31,7 @@ MAX_TEXT_CHARS = 32_768
 _ABSENT: Mapping[str, object] = {"instance_id": -1, "num_hop": -1}
 """What a column holds where there is nothing, if not an empty text or 0."""
 
-_TEXT = pa.field("", pa.string())
+_TEXT, _SAMPLE = pa.field("", pa.string()), pa.field("", pa.int32())
 _FLAGS = pa.list_(pa.string())
 _JSON_KINDS = {"[": "an array", '"': "a string", "t": "a boolean", "f": "a boolean", "n": "null"}
 
@@ -225,7 +225,7 @@ def text_table(
         "row_id": pc.binary_join_element_wise(
             pa.scalar(source), _column(rows["row_id"], _TEXT, n), ":"
         ),
-        **_keyframe_columns(keyframes, rows["sample_id"]),
+        **keyframe_columns(keyframes, rows["sample_id"]),
         "source": source,
         "license": license,
         "messages": _messages(rows["sentinels"], rows["question"], said),
@@ -233,6 +233,12 @@ def text_table(
         "references": _lists(np.ones(n, np.int32), answer),
         "flags": flag_lists(rows.get("flags", {}), n),
     }
+    return table_of(table, columns)
+
+
+def table_of(table: Table, columns: Mapping[str, Any]) -> pa.Table:
+    """Columns in a table's order and types; one value stands for all rows, none for nothing."""
+    n = len(columns["sample_id"])
     arrays = [_column(columns.get(f.name), f, n) for f in table.schema]
     return pa.Table.from_arrays(arrays, schema=table.schema)
 
@@ -242,9 +248,9 @@ def row_ids(part: str, rows: npt.NDArray[np.int64]) -> pa.Array:
     return pc.binary_join_element_wise(part, pa.array(rows).cast(pa.string()), ":")
 
 
-def _keyframe_columns(keyframes: Keyframes, samples: Sequence[int]) -> dict[str, pa.ChunkedArray]:
+def keyframe_columns(keyframes: Keyframes, samples: Any) -> dict[str, pa.ChunkedArray]:
     """The columns that say which keyframe a row is of."""
-    table = keyframes.columns.take(pa.array(samples, pa.int32()))
+    table = keyframes.columns.take(_column(samples, _SAMPLE, len(samples)))
     return dict(zip(table.schema.names, table.columns, strict=True))
 
 
