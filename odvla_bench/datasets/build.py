@@ -124,13 +124,7 @@ def build(
         UnknownNameError: no such source or executor.
     """
     check_executor(executor)
-    context = open_context(request)
-    wanted = {BUILDERS.get(name).name for name in sources}
-    names = [name for name in BUILDERS if name in wanted]
-    units = [u for name in names for u in BUILDERS.get(name).plan(context)]
-    if not units:
-        raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")
-    key = digest_text(str(FORMAT_VERSION), package_version(), context.fingerprint(names), *names)
+    key, units = _plan(request, sources)
     if whole := _prepare(out, key, overwrite=overwrite):
         return whole
     pending = [u for u in units if not _record(out, key, u)]
@@ -145,6 +139,18 @@ def build(
                 rows[table] = rows.get(table, 0) + f["rows"]
             report(Done(record["unit"], finished, len(units), rows))
     return _close(out, key, request, units)
+
+
+def _plan(request: BuildRequest, sources: Sequence[str]) -> tuple[str, list[Unit]]:
+    """The build's key, and all its units."""
+    context = open_context(request)
+    wanted = {BUILDERS.get(name).name for name in sources}
+    names = [name for name in BUILDERS if name in wanted]
+    units = [u for name in names for u in BUILDERS.get(name).plan(context)]
+    if not units:
+        raise InputError(f"{request.nuscenes_root / request.version}: no scene has keyframes.")
+    parts = (str(FORMAT_VERSION), package_version(), context.fingerprint(names), *names)
+    return digest_text(*parts), units
 
 
 def build_unit(task: Task) -> dict[str, Any]:
@@ -291,6 +297,7 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
     records = [r for u in units if (r := _record(out, key, u))]
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
+    open_context.cache_clear()  # its tables need not be in memory beside what the gates read
     gates = check_gates(out, open_context(request), units, records)
     drops = [pq.ParquetFile(out / r["ledger"]["path"]).read().cast(DROPPED.schema) for r in records]
     ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
