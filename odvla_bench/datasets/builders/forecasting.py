@@ -8,14 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
-from odvla_bench.datasets.builders.language import (
-    Columns,
-    flag_lists,
-    keyframe_columns,
-    table_of,
-)
+from odvla_bench.datasets.builders.language import flag_lists, keyframe_columns, table_of
 from odvla_bench.datasets.builders.objects import object_columns, passes_filter
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
+from odvla_bench.datasets.builders.sieve import Columns
 from odvla_bench.datasets.nuscenes.agents import Agents
 from odvla_bench.datasets.nuscenes.ego import FUTURE_STEPS, EgoMotion
 from odvla_bench.datasets.schema import FORECASTING

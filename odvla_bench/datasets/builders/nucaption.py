@@ -9,15 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
-from odvla_bench.datasets.builders.language import (
-    Columns,
-    file_units,
-    row_ids,
-    sentence,
-    sieved,
-    text_table,
-)
+from odvla_bench.datasets.builders.language import file_units, row_ids, sentence, text_table
 from odvla_bench.datasets.builders.requirements import Requirement
+from odvla_bench.datasets.builders.sieve import Columns, sieved
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
 from odvla_bench.datasets.schema import ALIGNMENT, INSTRUCT
 from odvla_bench.datasets.text_columns import IntArray, equal, mapped, to_numpy

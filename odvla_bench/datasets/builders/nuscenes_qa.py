@@ -11,16 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
-from odvla_bench.datasets.builders.language import (
-    BadRecordError,
-    Columns,
-    Sieve,
-    file_units,
-    row_ids,
-    sieved,
-    text_table,
-)
+from odvla_bench.datasets.builders.language import file_units, row_ids, text_table
 from odvla_bench.datasets.builders.requirements import Requirement
+from odvla_bench.datasets.builders.sieve import BadRecordError, Columns, Sieve, sieved
 from odvla_bench.datasets.prompts import QUESTION_SENTINELS
 from odvla_bench.datasets.schema import INSTRUCT
 from odvla_bench.datasets.text_columns import equal, is_in

@@ -6,14 +6,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
-from odvla_bench.datasets.builders.language import (
-    Columns,
-    clause,
-    file_units,
-    sieved,
-    text_table,
-)
+from odvla_bench.datasets.builders.language import clause, file_units, text_table
 from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
+from odvla_bench.datasets.builders.sieve import Columns, sieved
 from odvla_bench.datasets.prompts import DEFAULT, QUESTION_SENTINELS
 from odvla_bench.datasets.schema import INSTRUCT
 from odvla_bench.datasets.text_columns import mapped

@@ -19,17 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from odvla_bench.datasets.builders.base import Context, Unit, UnitRows
-from odvla_bench.datasets.builders.language import (
-    BadRecordError,
-    Columns,
-    Sieve,
-    clause,
-    sentence,
-    sieved,
-    text_table,
-)
+from odvla_bench.datasets.builders.language import clause, sentence, text_table
 from odvla_bench.datasets.builders.objects import object_columns, passes_filter, places_of
 from odvla_bench.datasets.builders.requirements import UNSTATED, Requirement
+from odvla_bench.datasets.builders.sieve import BadRecordError, Columns, Sieve, sieved
 from odvla_bench.datasets.nuscenes.tables import CAMERA_CHANNELS
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT
