@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from odvla_bench.datasets.builders.map_text import (
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
-from odvla_bench.datasets.nuscenes.map_json import POLYGON_LAYERS
+from odvla_bench.datasets.nuscenes.map_records import POLYGON_LAYERS
 from odvla_bench.datasets.nuscenes.maps import Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
@@ -80,63 +80,71 @@ class MapCaptionsBuilder:
 
 
 BUILDER = MapCaptionsBuilder()
+_ELEMENTS = pa.schema(f for f in MAP_ELEMENTS.schema if f.name != "sample_token")
+"""Of what is found; which keyframe it is of is looked up once, for all."""
 
 
 def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    texts: dict[int, str] = {}
-    elements = [MAP_ELEMENTS.schema.empty_table()]
+    ids, texts = [pa.array([], pa.int32())], [pa.array([], pa.string())]
+    elements = [_ELEMENTS.empty_table()]
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
         pose = EgoMotion.from_samples(here).global_from_lidar
         found = around(context.maps[location], Patches.around(pose, AREA_M))
-        made = captions(found, here.num_rows, AREA_M)
-        texts.update(zip(here["sample_id"].to_pylist(), made, strict=True))
-        elements += [element_table(here, name, found[name]) for name in CAPTION_LAYERS]
-    table = _caption_table(context, sorted(texts.items()))
-    return table, pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
+        ids += here["sample_id"].chunks
+        texts.append(captions(found, here.num_rows, AREA_M))
+        elements += [element_table(here["sample_id"], name, found[name]) for name in CAPTION_LAYERS]
+    sample = pa.concat_arrays(ids)
+    order = pc.sort_indices(sample)
+    table = _caption_table(context, sample.take(order), pa.concat_arrays(texts).take(order))
+    rows = pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
+    token = context.keyframes.columns["sample_token"].take(rows["sample_id"])
+    return table, rows.append_column("sample_token", token).select(MAP_ELEMENTS.schema.names)
 
 
-def _caption_table(context: Context, texts: Sequence[tuple[int, str]]) -> pa.Table:
-    tokens = [context.keyframes.token[sample] for sample, _ in texts]
+def _caption_table(context: Context, sample: pa.Array, text: pa.Array) -> pa.Table:
+    token = context.keyframes.columns["sample_token"].take(sample).combine_chunks()
     rows = {
-        "row_id": tokens,
-        "sample_id": [sample for sample, _ in texts],
+        "row_id": token,
+        "sample_id": sample,
         "task": "map_caption",
         "sentinels": "<map>",
         "question": DEFAULT.question("map_caption"),
-        "answer": [text for _, text in texts],
-        "source_key": tokens,
+        "answer": text,
+        "source_key": token,
         "source_row": -1,
     }
     return text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
 
 
-def element_table(samples: pa.Table, layer: str, found: Found) -> pa.Table:
-    """Rows of the table of map elements: one a line, or a ring of a polygon."""
+def element_table(sample_id: pa.ChunkedArray, layer: str, found: Found) -> pa.Table:
+    """Rows of the table of map elements: one a line, or a ring of a polygon.
+
+    Args:
+        sample_id: of the keyframes.
+        layer: its name.
+        found: what of it lies around them.
+    """
     closed = layer in POLYGON_LAYERS
     lines, owner = found.geometry, np.arange(len(found.geometry))
     if closed:
         lines, owner = shapely.get_rings(found.geometry, return_index=True)
-    hole = np.diff(owner, prepend=-1) == 0
-    xy = shapely.get_coordinates(lines)
+    kind = found.kind[owner]
+    kind[np.diff(owner, prepend=-1) == 0] = "hole"
+    xy = shapely.get_coordinates(lines).astype(np.float32)
     ends = np.cumsum(shapely.get_num_points(lines))
     offsets = pa.array(np.r_[0, ends].astype(np.int32))
-    of = samples.take(pa.array(found.keyframe[owner]))
     columns = {
-        "sample_id": of["sample_id"],
-        "sample_token": of["token"],
+        "sample_id": sample_id.take(pa.array(found.keyframe[owner])),
         "layer": pa.repeat(layer, len(lines)),
-        "kind": pa.array(np.where(hole, "hole", found.kind[owner]), pa.string()),
+        "kind": pa.array(kind, pa.string()),
         "element_token": pa.array(found.token[owner], pa.string()),
         "closed": pa.repeat(closed, len(lines)),
-        **{
-            f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i].astype(np.float32)))
-            for i, axis in enumerate("xy")
-        },
+        "x_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, 0])),
+        "y_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, 1])),
     }
-    schema = MAP_ELEMENTS.schema
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    return pa.table([columns[name] for name in _ELEMENTS.names], schema=_ELEMENTS)
 
 
 def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:

@@ -7,11 +7,14 @@ points, each runs from behind to ahead. A text has at most about 2,500 character
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 
 from odvla_bench.datasets.nuscenes.map_json import BOUNDARY, Geometries
@@ -92,7 +95,7 @@ def around(vector_map: VectorMap, patches: Patches) -> dict[str, Found]:
     return {name: _sorted(vector_map, name, patches) for name in (*CAPTION_LAYERS, "road_segment")}
 
 
-def captions(found: Mapping[str, Found], count: int, area_m: tuple[float, float]) -> list[str]:
+def captions(found: Mapping[str, Found], count: int, area_m: tuple[float, float]) -> pa.Array:
     """The texts of `count` keyframes.
 
     Args:
@@ -107,41 +110,55 @@ def captions(found: Mapping[str, Found], count: int, area_m: tuple[float, float]
     )
     lines = [_layer_lines(name, found[name], count) for name in LINES]
     place = _place_lines(found, count, area_m[0] * area_m[1])
-    return ["\n".join((head, *parts)) for parts in zip(*lines, place, strict=True)]
+    return pc.binary_join_element_wise(head, *lines, place, "\n")
 
 
 def _sorted(vector_map: VectorMap, name: str, patches: Patches) -> Found:
     layer = vector_map.layer(name)
     clipped = layer.query(patches)
-    distance = shapely.distance(clipped.geometry, shapely.Point(0, 0)).round(3)
-    order = np.lexsort((clipped.element, distance, clipped.patch))
+    millimetres = (shapely.distance(clipped.geometry, shapely.Point(0, 0)) * 1000).round()
+    # They are sorted by patch and element already.
+    order = np.argsort((clipped.patch << 32) + millimetres.astype(np.int64), kind="stable")
     rows = clipped.element[order]
     return Found(
         clipped.patch[order],
         layer.token[rows],
         layer.kind[rows],
         clipped.geometry[order],
-        distance[order],
+        millimetres[order] / 1000,
     )
 
 
-def _layer_lines(name: str, found: Found, count: int) -> Iterator[str]:
+def _layer_lines(name: str, found: Found, count: int) -> pa.Array:
     """One line of text a keyframe."""
     how = LINES[name]
     listed = found.nearest(MAX_ELEMENTS)
     texts = outlines(listed.geometry) if how.form == "outline" else centres(listed.geometry)
     if name == "stop_line":
-        purpose = (_STOP_FOR.get(k, k.lower().replace("_", " ")) for k in listed.kind)
-        texts = [f"{text} {why}".strip() for text, why in zip(texts, purpose, strict=True)]
-    total = np.bincount(found.keyframe, minlength=count).tolist()
-    ends = np.cumsum(np.bincount(listed.keyframe, minlength=count)).tolist()
-    none = f"{how.title}: none."
-    for n, start, end in zip(total, [0, *ends[:-1]], ends, strict=True):
-        shown = "" if end - start == n else f", nearest {end - start}"
-        yield f"{how.title} ({n}{shown}): {'; '.join(texts[start:end])}." if n else none
+        purpose = {kind: f" {_purpose(kind)}".rstrip() for kind in set(listed.kind)}
+        why = pa.array([purpose[kind] for kind in listed.kind], pa.string())
+        texts = pc.binary_join_element_wise(texts, why, "")
+    total = np.bincount(found.keyframe, minlength=count)
+    shown = np.bincount(listed.keyframe, minlength=count)
+    counts, which = np.unique(total * (MAX_ELEMENTS + 1) + shown, return_inverse=True)
+    heads = [_head(how.title, *divmod(n, MAX_ELEMENTS + 1)) for n in counts.tolist()]
+    return pc.binary_join_element_wise(
+        pa.array(heads, pa.string()).take(pa.array(which)), _joined(texts, shown, "; "), ".", ""
+    )
 
 
-def _place_lines(found: Mapping[str, Found], count: int, area_m2: float) -> Iterator[str]:
+def _head(title: str, total: int, shown: int) -> str:
+    """What stands before the elements of a layer."""
+    if not total:
+        return f"{title}: none"
+    return f"{title} ({total}{'' if shown == total else f', nearest {shown}'}): "
+
+
+def _purpose(kind: str) -> str:
+    return _STOP_FOR.get(kind, kind.lower().replace("_", " "))
+
+
+def _place_lines(found: Mapping[str, Found], count: int, area_m2: float) -> pa.Array:
     """One line a keyframe on the drivable area and on where the ego vehicle is."""
     paved = found["drivable_area"]
     area = np.bincount(paved.keyframe, shapely.area(paved.geometry), minlength=count)
@@ -151,10 +168,14 @@ def _place_lines(found: Mapping[str, Found], count: int, area_m2: float) -> Iter
         _is_inside(found["lane"], count),
         _is_inside(found["road_segment"], count, "INTERSECTION"),
     )
-    for percent, on_paved, in_lane, in_junction in zip(share, *inside, strict=True):
-        where = ["in a lane"] * in_lane + ["at a junction"] * in_junction
-        where.append("on the drivable area" if on_paved else "off the drivable area")
-        yield f"Drivable area: {percent}%. The car is {' and '.join(where)}."
+    return pa.array(map(_place, share, *inside), pa.string())
+
+
+@cache
+def _place(percent: int, on_paved: bool, in_lane: bool, in_junction: bool) -> str:  # noqa: FBT001
+    where = ["in a lane"] * in_lane + ["at a junction"] * in_junction
+    where.append("on the drivable area" if on_paved else "off the drivable area")
+    return f"Drivable area: {percent}%. The car is {' and '.join(where)}."
 
 
 def _is_inside(found: Found, count: int, kind: str | None = None) -> list[bool]:
@@ -165,44 +186,78 @@ def _is_inside(found: Found, count: int, kind: str | None = None) -> list[bool]:
     return (np.bincount(found.keyframe[rows], minlength=count) > 0).tolist()
 
 
-def outlines(geometry: Geometries) -> list[str]:
+def outlines(geometry: Geometries) -> pa.Array:
     """`[(x,y),…]` for each LineString, and for each Polygon's outline without its last point."""
     if not len(geometry):
-        return []
+        return pa.array([], pa.string())
     ring = shapely.get_dimensions(geometry) == 2
     path = np.where(ring, shapely.get_exterior_ring(geometry), geometry)
-    # Where a ring starts must not hang on the last bit of a rotation.
-    path = shapely.set_coordinates(path, shapely.get_coordinates(path).round(6) + 0.0)
-    path = _thinned(_forwards(shapely.normalize(path)))
-    count = shapely.get_num_points(path)
-    texts = points(shapely.get_coordinates(path))
-    ends = np.cumsum(count)
-    bounds = zip((ends - count).tolist(), (ends - ring).tolist(), strict=True)
-    return [f"[{','.join(texts[start:end])}]" for start, end in bounds]
+    path = _thinned(_forwards(path))
+    size = shapely.get_num_points(path)
+    shown = np.ones(size.sum(), bool)
+    shown[np.cumsum(size)[ring] - 1] = False
+    texts = points(shapely.get_coordinates(path)[shown])
+    return pc.binary_join_element_wise("[", _joined(texts, size - ring, ","), "]", "")
 
 
-def centres(geometry: Geometries) -> list[str]:
+def centres(geometry: Geometries) -> pa.Array:
     """`(x,y)` of the middle of each geometry."""
     return points(shapely.get_coordinates(shapely.centroid(geometry)))
 
 
-def points(xy_m: FloatArray) -> list[str]:
-    """(N, 2) → `(x,y)` with one decimal and no minus before a zero."""
-    return [f"({x:.1f},{y:.1f})" for x, y in (xy_m.round(1) + 0.0).tolist()]
+def points(xy_m: FloatArray) -> pa.Array:
+    """(N, 2) points of a patch → `(x,y)` with one decimal and no minus before a zero."""
+    tenths = (xy_m * 10).round().astype(np.int32)
+    low, high = tenths.min(initial=0), tenths.max(initial=0)
+    numbers = [f"{n / 10:.1f}" for n in range(low, high + 1)]
+    x, y = (pa.array(column) for column in (tenths - low).T)
+    return pc.binary_join_element_wise(
+        pa.array(f"({n}," for n in numbers).take(x), pa.array(f"{n})" for n in numbers).take(y), ""
+    )
 
 
-def _forwards(lines: Geometries) -> Geometries:
-    """Lines that run from behind to ahead."""
-    back = shapely.get_y(shapely.get_point(lines, 0)) > shapely.get_y(shapely.get_point(lines, -1))
-    return np.where(back, shapely.reverse(lines), lines)
+def _joined(texts: pa.Array, lengths: IntArray, separator: str) -> pa.Array:
+    """Runs of so many texts each, joined."""
+    offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), separator)
+
+
+def _forwards(path: Geometries) -> Geometries:
+    """Lines that run from behind to ahead, else to the right; closed ones in their normal form.
+
+    Their points are rounded: where a ring starts must not hang on the last bit of a rotation.
+    """
+    xy = shapely.get_coordinates(path).round(6) + 0.0
+    path = shapely.set_coordinates(path, xy)
+    stop = np.cumsum(shapely.get_num_points(path))
+    (x0, y0), (x1, y1) = xy[np.r_[0, stop[:-1]]].T, xy[stop - 1].T
+    closed = (x0 == x1) & (y0 == y1)
+    back = (y0 > y1) | ((y0 == y1) & (x0 > x1))
+    path[closed] = shapely.normalize(path[closed])
+    path[back] = shapely.reverse(path[back])
+    return path
 
 
 def _thinned(lines: Geometries) -> Geometries:
     """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart."""
-    lines = shapely.simplify(lines, TOLERANCE_M)
+    plain = _monotone(lines)
+    lines[plain] = shapely.simplify(lines[plain], TOLERANCE_M, preserve_topology=False)
+    lines[~plain] = shapely.simplify(lines[~plain], TOLERANCE_M)
     long = shapely.get_num_points(lines) > MAX_POINTS
     share = np.linspace(0, 1, MAX_POINTS)
     at = shapely.line_interpolate_point(lines[long][:, None], share, normalized=True)
     xy = shapely.get_coordinates(at).reshape(-1, MAX_POINTS, 2)
     lines[long] = shapely.linestrings(xy)
     return lines
+
+
+def _monotone(lines: Geometries) -> npt.NDArray[np.bool_]:
+    """Which lines only ever rise, or only ever fall, in x or in y.
+
+    However thinned they do not cross themselves, and to look for that takes most of the time.
+    """
+    xy, row = shapely.get_coordinates(lines, return_index=True)
+    step = np.diff(xy, axis=0)[np.diff(row) == 0]
+    first = np.searchsorted(row[:-1][np.diff(row) == 0], np.arange(len(lines)))
+    rising, falling = (np.logical_and.reduceat(s, first) for s in (step > 0, step < 0))
+    return (rising | falling).any(1)

@@ -56,7 +56,11 @@ _LACKS = {
     "holes": "has `holes` that are not a list of objects with lists of node tokens",
     "polygon_tokens": "has no list `polygon_tokens`",
 }
-_PYTHON_TYPES = {pa.string(): str, pa.float64(): (int, float), pa.bool_(): bool}
+_PYTHON_TYPES: dict[pa.DataType, Any] = {
+    pa.string(): str,
+    pa.float64(): (int, float),
+    pa.bool_(): bool,
+}
 
 
 def read_records(path: Path) -> dict[str, Columns]:

@@ -203,24 +203,24 @@ def test_elements_are_sorted_by_keyframe_and_inside_the_area(town: dict[str, pa.
     ],
 )
 def test_outlines(shape: str, text: str) -> None:
-    assert outlines(np.array([shapely.from_wkt(shape)])) == [text]
+    assert outlines(np.array([shapely.from_wkt(shape)])).to_pylist() == [text]
 
 
 def test_a_wiggly_line_is_resampled_end_to_end() -> None:
     xy = np.column_stack([np.resize([0, 5], 12), np.arange(12)])
-    (text,) = outlines(np.array([shapely.LineString(xy)]))
+    (text,) = outlines(np.array([shapely.LineString(xy)])).to_pylist()
     found = re.findall(r"\(([^)]*)\)", text)
     assert len(found) == MAX_POINTS
     assert (found[0], found[-1]) == ("0.0,0.0", "5.0,11.0")
 
 
 def test_centres() -> None:
-    assert centres(np.array([shapely.box(0, 0, 2, 1)])) == ["(1.0,0.5)"]
+    assert centres(np.array([shapely.box(0, 0, 2, 1)])).to_pylist() == ["(1.0,0.5)"]
 
 
 @given(st.lists(st.tuples(*[st.floats(-100, 100)] * 2), max_size=5))
 def test_points_read_back_to_a_twentieth(xy: list[tuple[float, float]]) -> None:
-    texts = points(np.array(xy).reshape(-1, 2))
+    texts = points(np.array(xy).reshape(-1, 2)).to_pylist()
     back = [tuple(map(float, text.strip("()").split(","))) for text in texts]
     assert np.allclose(back, xy, rtol=0, atol=0.05 + 1e-9)
     assert not any(re.search(r"-0\.0\b", text) for text in texts)
