@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
@@ -14,15 +16,18 @@ from odvla_bench.datasets.builders.language import text_table
 from odvla_bench.datasets.builders.map_text import (
     AREA_M,
     CAPTION_LAYERS,
+    Bools,
     Found,
+    Strings,
     around,
+    at_junctions,
     captions,
 )
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
 from odvla_bench.datasets.nuscenes.map_records import POLYGON_LAYERS
-from odvla_bench.datasets.nuscenes.maps import Patches
+from odvla_bench.datasets.nuscenes.maps import IntArray, Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -80,34 +85,32 @@ class MapCaptionsBuilder:
 
 
 BUILDER = MapCaptionsBuilder()
-_ELEMENTS = pa.schema(f for f in MAP_ELEMENTS.schema if f.name != "sample_token")
-"""Of what is found; which keyframe it is of is looked up once, for all."""
 
 
 def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    ids, texts = [pa.array([], pa.int32())], [pa.array([], pa.string())]
-    elements = [_ELEMENTS.empty_table()]
+    ids, texts = [np.empty(0, np.int32)], [pa.array([], pa.string())]
+    elements = []
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
-        pose = EgoMotion.from_samples(here).global_from_lidar
-        found = around(context.maps[location], Patches.around(pose, AREA_M))
-        ids += here["sample_id"].chunks
-        texts.append(captions(found, here.num_rows, AREA_M))
-        elements += [element_table(here["sample_id"], name, found[name]) for name in CAPTION_LAYERS]
-    sample = pa.concat_arrays(ids)
-    order = pc.sort_indices(sample)
-    table = _caption_table(context, sample.take(order), pa.concat_arrays(texts).take(order))
-    rows = pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
-    token = context.keyframes.columns["sample_token"].take(rows["sample_id"])
-    return table, rows.append_column("sample_token", token).select(MAP_ELEMENTS.schema.names)
+        vector_map = context.maps[location]
+        patches = Patches.around(EgoMotion.from_samples(here).global_from_lidar, AREA_M)
+        found = around(vector_map, patches)
+        sample_id = here["sample_id"].to_numpy()
+        ids.append(sample_id)
+        texts.append(captions(found, at_junctions(vector_map, patches), AREA_M))
+        elements += [elements_of(sample_id, name, found[name]) for name in CAPTION_LAYERS]
+    sample_id = np.concatenate(ids)
+    order = np.argsort(sample_id)
+    text = pa.concat_arrays(texts).take(pa.array(order))
+    return _caption_table(context, sample_id[order], text), element_table(context, elements)
 
 
-def _caption_table(context: Context, sample: pa.Array, text: pa.Array) -> pa.Table:
-    token = context.keyframes.columns["sample_token"].take(sample).combine_chunks()
+def _caption_table(context: Context, sample_id: IntArray, text: pa.Array) -> pa.Table:
+    token = context.keyframes.columns["sample_token"].take(pa.array(sample_id)).combine_chunks()
     rows = {
         "row_id": token,
-        "sample_id": sample,
+        "sample_id": sample_id,
         "task": "map_caption",
         "sentinels": "<map>",
         "question": DEFAULT.question("map_caption"),
@@ -118,33 +121,76 @@ def _caption_table(context: Context, sample: pa.Array, text: pa.Array) -> pa.Tab
     return text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
 
 
-def element_table(sample_id: pa.ChunkedArray, layer: str, found: Found) -> pa.Table:
-    """Rows of the table of map elements: one a line, or a ring of a polygon.
+class Elements(NamedTuple):
+    """K lines, and rings of polygons, around keyframes."""
+
+    sample_id: IntArray
+    """(K,) ids of the keyframes."""
+    layer: Strings
+    kind: Strings
+    token: Strings
+    closed: Bools
+    size: IntArray
+    """(K,) number of points."""
+    xy_m: npt.NDArray[np.float32]
+    """(V, 2) all their points, LIDAR frame, metres."""
+
+
+def elements_of(sample_id: IntArray, layer: str, found: Found) -> Elements:
+    """One row a line, or a ring of a polygon.
 
     Args:
-        sample_id: of the keyframes.
+        sample_id: (N,) ids of the keyframes.
         layer: its name.
         found: what of it lies around them.
     """
-    closed = layer in POLYGON_LAYERS
-    lines, owner = found.geometry, np.arange(len(found.geometry))
-    if closed:
-        lines, owner = shapely.get_rings(found.geometry, return_index=True)
+    shapes, closed = found.geometry, layer in POLYGON_LAYERS
+    owner, size = np.arange(len(shapes)), shapely.get_num_coordinates(shapes)
+    if closed and shapely.get_num_interior_rings(shapes).any():
+        rings, owner = shapely.get_rings(shapes, return_index=True)
+        size = shapely.get_num_points(rings)
     kind = found.kind[owner]
     kind[np.diff(owner, prepend=-1) == 0] = "hole"
-    xy = shapely.get_coordinates(lines).astype(np.float32)
-    ends = np.cumsum(shapely.get_num_points(lines))
-    offsets = pa.array(np.r_[0, ends].astype(np.int32))
+    return Elements(
+        sample_id[found.keyframe[owner]],
+        np.full(len(owner), layer, object),
+        kind,
+        found.token[owner],
+        np.full(len(owner), closed),
+        size,
+        shapely.get_coordinates(shapes).astype(np.float32),
+    )
+
+
+def element_table(context: Context, elements: Sequence[Elements]) -> pa.Table:
+    """Rows of the table of map elements, by keyframe."""
+    schema = MAP_ELEMENTS.schema
+    if not elements:
+        return schema.empty_table()
+    found = Elements(*map(np.concatenate, zip(*elements, strict=True)))
+    order = np.argsort(found.sample_id, kind="stable")
+    offsets, points = _runs(found.size, order)
+    x, y = found.xy_m[points].T
+    sample_id = pa.array(found.sample_id[order])
     columns = {
-        "sample_id": sample_id.take(pa.array(found.keyframe[owner])),
-        "layer": pa.repeat(layer, len(lines)),
-        "kind": pa.array(kind, pa.string()),
-        "element_token": pa.array(found.token[owner], pa.string()),
-        "closed": pa.repeat(closed, len(lines)),
-        "x_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, 0])),
-        "y_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, 1])),
+        "sample_id": sample_id,
+        "sample_token": context.keyframes.columns["sample_token"].take(sample_id),
+        "layer": pa.array(found.layer[order], pa.string()),
+        "kind": pa.array(found.kind[order], pa.string()),
+        "element_token": pa.array(found.token[order], pa.string()),
+        "closed": pa.array(found.closed[order]),
+        "x_m": pa.ListArray.from_arrays(offsets, pa.array(x)),
+        "y_m": pa.ListArray.from_arrays(offsets, pa.array(y)),
     }
-    return pa.table([columns[name] for name in _ELEMENTS.names], schema=_ELEMENTS)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _runs(size: IntArray, order: IntArray) -> tuple[IntArray, IntArray]:
+    """Runs of so many items, put in another order: their offsets there, and where each item was."""
+    start = (np.cumsum(size) - size)[order]
+    size = size[order]
+    offsets = np.r_[0, np.cumsum(size)].astype(np.int32)
+    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size)
 
 
 def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:

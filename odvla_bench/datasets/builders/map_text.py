@@ -29,7 +29,11 @@ MAX_POINTS = 6
 TOLERANCE_M = 0.25
 """How far a thinned line may stray from the line, if it has few enough points."""
 
+_INSIDE_M = 0.0005
+"""What is nearer is at a distance of 0, to the millimetre."""
+
 Strings = npt.NDArray[np.object_]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -91,25 +95,38 @@ class Found:
 
 
 def around(vector_map: VectorMap, patches: Patches) -> dict[str, Found]:
-    """Layer → what of it lies in each patch; also of road segments, which are not listed."""
-    return {name: _sorted(vector_map, name, patches) for name in (*CAPTION_LAYERS, "road_segment")}
+    """Layer → what of it lies in each patch."""
+    return {name: _sorted(vector_map, name, patches) for name in CAPTION_LAYERS}
 
 
-def captions(found: Mapping[str, Found], count: int, area_m: tuple[float, float]) -> pa.Array:
-    """The texts of `count` keyframes.
+def at_junctions(vector_map: VectorMap, patches: Patches) -> Bools:
+    """(P,) whether the middle of each patch is in a road segment that is an intersection."""
+    roads = vector_map.layer("road_segment")
+    middle = shapely.points(patches.centre_m)
+    patch, road = roads.tree.query(middle, predicate="dwithin", distance=_INSIDE_M)
+    inside = np.zeros(len(patches.centre_m), bool)
+    inside[patch[roads.kind[road] == "INTERSECTION"]] = True
+    return inside
+
+
+def captions(
+    found: Mapping[str, Found], in_junction: Bools, area_m: tuple[float, float]
+) -> pa.Array:
+    """The texts of N keyframes.
 
     Args:
         found: what `around` gave.
-        count: number of keyframes.
+        in_junction: (N,) what `at_junctions` gave.
         area_m: size of the patches.
     """
+    count = len(in_junction)
     right, ahead = (size / 2 for size in area_m)
     head = (
         f"Map up to {right:.1f} m to either side and {ahead:.1f} m ahead and behind, points "
         "(x right, y ahead) in metres."
     )
     lines = [_layer_lines(name, found[name], count) for name in LINES]
-    place = _place_lines(found, count, area_m[0] * area_m[1])
+    place = _place_lines(found, in_junction, area_m[0] * area_m[1])
     return pc.binary_join_element_wise(head, *lines, place, "\n")
 
 
@@ -158,17 +175,13 @@ def _purpose(kind: str) -> str:
     return _STOP_FOR.get(kind, kind.lower().replace("_", " "))
 
 
-def _place_lines(found: Mapping[str, Found], count: int, area_m2: float) -> pa.Array:
+def _place_lines(found: Mapping[str, Found], in_junction: Bools, area_m2: float) -> pa.Array:
     """One line a keyframe on the drivable area and on where the ego vehicle is."""
-    paved = found["drivable_area"]
+    count, paved = len(in_junction), found["drivable_area"]
     area = np.bincount(paved.keyframe, shapely.area(paved.geometry), minlength=count)
-    share = np.minimum(100 * area / area_m2, 100).round().astype(int).tolist()
-    inside = (
-        _is_inside(paved, count),
-        _is_inside(found["lane"], count),
-        _is_inside(found["road_segment"], count, "INTERSECTION"),
-    )
-    return pa.array(map(_place, share, *inside), pa.string())
+    share = np.minimum(100 * area / area_m2, 100).round().astype(int)
+    inside = (_is_inside(paved, count), _is_inside(found["lane"], count), in_junction)
+    return pa.array(map(_place, *(column.tolist() for column in (share, *inside))), pa.string())
 
 
 @cache
@@ -178,12 +191,9 @@ def _place(percent: int, on_paved: bool, in_lane: bool, in_junction: bool) -> st
     return f"Drivable area: {percent}%. The car is {' and '.join(where)}."
 
 
-def _is_inside(found: Found, count: int, kind: str | None = None) -> list[bool]:
-    """Whether each keyframe is inside an element, of one kind if one is given."""
-    rows = found.distance_m == 0
-    if kind is not None:
-        rows &= found.kind == kind
-    return (np.bincount(found.keyframe[rows], minlength=count) > 0).tolist()
+def _is_inside(found: Found, count: int) -> Bools:
+    """Whether each keyframe is inside an element."""
+    return np.bincount(found.keyframe[found.distance_m == 0], minlength=count) > 0
 
 
 def outlines(geometry: Geometries) -> pa.Array:
@@ -208,12 +218,17 @@ def centres(geometry: Geometries) -> pa.Array:
 def points(xy_m: FloatArray) -> pa.Array:
     """(N, 2) points of a patch → `(x,y)` with one decimal and no minus before a zero."""
     tenths = (xy_m * 10).round().astype(np.int32)
-    low, high = tenths.min(initial=0), tenths.max(initial=0)
-    numbers = [f"{n / 10:.1f}" for n in range(low, high + 1)]
-    x, y = (pa.array(column) for column in (tenths - low).T)
-    return pc.binary_join_element_wise(
-        pa.array(f"({n}," for n in numbers).take(x), pa.array(f"{n})" for n in numbers).take(y), ""
-    )
+    limit = 1000 * (1 + int(np.abs(tenths).max(initial=0)) // 1000)
+    opened, closed = _numbers(limit)
+    x, y = (pa.array(column) for column in (tenths + limit).T)
+    return pc.binary_join_element_wise(opened.take(x), closed.take(y), "")
+
+
+@cache
+def _numbers(limit: int) -> tuple[pa.Array, pa.Array]:
+    """`(x,` and `y)` of all numbers of tenths up to a limit, from the least."""
+    numbers = [f"{n / 10:.1f}" for n in range(-limit, limit + 1)]
+    return pa.array([f"({n}," for n in numbers]), pa.array([f"{n})" for n in numbers])
 
 
 def _joined(texts: pa.Array, lengths: IntArray, separator: str) -> pa.Array:
@@ -251,7 +266,7 @@ def _thinned(lines: Geometries) -> Geometries:
     return lines
 
 
-def _monotone(lines: Geometries) -> npt.NDArray[np.bool_]:
+def _monotone(lines: Geometries) -> Bools:
     """Which lines only ever rise, or only ever fall, in x or in y.
 
     However thinned they do not cross themselves, and to look for that takes most of the time.

@@ -104,11 +104,18 @@ class Layer:
     """(E,) what the map says of the type, such as TRAFFIC_LIGHT for a stop line; may be empty."""
     geometry: Geometries
     """(E,) LineStrings or Polygons, GLOBAL, metres."""
+    cuts: dict[tuple[int, int, int, float], object] = field(default_factory=dict, repr=False)
+    """What was cut of long outlines: (element, cell in x, in y, reach) → geometry."""
 
     @cached_property
     def tree(self) -> shapely.STRtree:
         """A search tree over the geometry."""
         return shapely.STRtree(self.geometry)
+
+    @cached_property
+    def is_long(self) -> npt.NDArray[np.bool_]:
+        """(E,) which outlines are worth to be cut before they are looked at."""
+        return np.asarray(shapely.get_num_coordinates(self.geometry) > _LONG_VERTICES)
 
     @cached_property
     def bounds(self) -> FloatArray:
@@ -128,7 +135,7 @@ class Layer:
         inset = BOUNDARY_INSET_M if self.name == BOUNDARY else 0.0
         half = (patches.size_m[0] / 2 - inset, patches.size_m[1] / 2 - inset)
         patch, element = self._candidates(patches, half)
-        shapes = _trimmed(self.geometry, element, patches, patch)
+        shapes = self._trimmed(element, patches, patch)
         parts = [
             _clip(shapes[rows], patches, patch[rows], half)
             for rows in _blocks(shapely.get_num_coordinates(shapes))
@@ -154,6 +161,31 @@ class Layer:
         patch, element = patch[near], element[near]
         order = np.argsort(patch * len(self.geometry) + element)
         return patch[order], element[order]
+
+    def _trimmed(self, element: IntArray, patches: Patches, patch: IntArray) -> Geometries:
+        """The geometry of each (element, patch) pair; of long outlines what is near the patch.
+
+        A town's drivable area is one polygon with every block as a hole. It is cut once for each
+        cell of a coarse grid, with so much around the cell that no patch with its centre there
+        reaches the cut.
+        """
+        shapes = self.geometry[element]
+        long = np.flatnonzero(self.is_long[element])
+        cell = np.floor(patches.centre_m[patch[long]] / _CELL_M).astype(np.int64)
+        keys, pair = np.unique(np.column_stack([element[long], cell]), axis=0, return_inverse=True)
+        reach = float(np.hypot(*patches.size_m)) / 2 + 1.0
+        cut = np.empty(len(keys), object)
+        cut[:] = [self._cut(row, x, y, reach) for row, x, y in keys.tolist()]
+        shapes[long] = cut[pair.reshape(-1)]
+        return shapes
+
+    def _cut(self, row: int, x: int, y: int, reach_m: float) -> object:
+        """What of an element is in a cell or within reach of it."""
+        if (row, x, y, reach_m) not in self.cuts:
+            low = np.array([x, y]) * _CELL_M - reach_m
+            high = low + _CELL_M + 2 * reach_m
+            self.cuts[row, x, y, reach_m] = shapely.clip_by_rect(self.geometry[row], *low, *high)
+        return self.cuts[row, x, y, reach_m]
 
 
 @dataclass(frozen=True)
@@ -299,28 +331,6 @@ def _singles(inside: Geometries, dimension: int) -> tuple[Geometries, IntArray]:
     owner = np.r_[owner, several[of[real]]]
     order = np.argsort(owner, kind="stable")
     return np.concatenate([inside[there[is_single]], parts[real]])[order], owner[order]
-
-
-def _trimmed(
-    geometry: Geometries, element: IntArray, patches: Patches, patch: IntArray
-) -> Geometries:
-    """The geometry of each (element, patch) pair; of long outlines only what is near the patch.
-
-    A town's drivable area is one polygon with every block as a hole. It is cut once for each cell
-    of a coarse grid, with so much around the cell that no patch with its centre there reaches the
-    cut.
-    """
-    shapes = geometry[element]
-    long = np.flatnonzero(shapely.get_num_coordinates(geometry)[element] > _LONG_VERTICES)
-    cell = np.floor(patches.centre_m[patch[long]] / _CELL_M).astype(np.int64)
-    keys, pair = np.unique(np.column_stack([element[long], cell]), axis=0, return_inverse=True)
-    reach = np.hypot(*patches.size_m) / 2 + 1.0
-    cut = np.empty(len(keys), object)
-    for i, (row, x, y) in enumerate(keys):
-        low = np.array([x, y]) * _CELL_M - reach
-        cut[i] = shapely.clip_by_rect(geometry[row], *low, *(low + _CELL_M + 2 * reach))
-    shapes[long] = cut[pair.reshape(-1)]
-    return shapes
 
 
 def _blocks(vertices: IntArray) -> Iterator[slice]:
