@@ -18,7 +18,6 @@ from odvla_bench.datasets.builders.map_text import (
     CAPTION_LAYERS,
     Bools,
     Found,
-    Strings,
     around,
     at_junctions,
     captions,
@@ -27,7 +26,7 @@ from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
 from odvla_bench.datasets.nuscenes.map_records import POLYGON_LAYERS
-from odvla_bench.datasets.nuscenes.maps import IntArray, Patches
+from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -99,7 +98,7 @@ def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
         sample_id = here["sample_id"].to_numpy()
         ids.append(sample_id)
         texts.append(captions(found, at_junctions(vector_map, patches), AREA_M))
-        elements += [elements_of(sample_id, name, found[name]) for name in CAPTION_LAYERS]
+        elements += [elements_of(sample_id, found[name]) for name in CAPTION_LAYERS]
     sample_id = np.concatenate(ids)
     order = np.argsort(sample_id)
     text = pa.concat_arrays(texts).take(pa.array(order))
@@ -122,67 +121,78 @@ def _caption_table(context: Context, sample_id: IntArray, text: pa.Array) -> pa.
 
 
 class Elements(NamedTuple):
-    """K lines, and rings of polygons, around keyframes."""
+    """K lines, or rings of polygons, of one layer around keyframes."""
 
+    layer: Layer
     sample_id: IntArray
     """(K,) ids of the keyframes."""
-    layer: Strings
-    kind: Strings
-    token: Strings
-    closed: Bools
+    element: IntArray
+    """(K,) rows of the layer."""
+    is_hole: Bools
     size: IntArray
     """(K,) number of points."""
     xy_m: npt.NDArray[np.float32]
     """(V, 2) all their points, LIDAR frame, metres."""
 
 
-def elements_of(sample_id: IntArray, layer: str, found: Found) -> Elements:
+def elements_of(sample_id: IntArray, found: Found) -> Elements:
     """One row a line, or a ring of a polygon.
 
     Args:
         sample_id: (N,) ids of the keyframes.
-        layer: its name.
-        found: what of it lies around them.
+        found: what lies around them.
     """
-    shapes, closed = found.geometry, layer in POLYGON_LAYERS
+    shapes = found.geometry
     owner, size = np.arange(len(shapes)), shapely.get_num_coordinates(shapes)
-    if closed and shapely.get_num_interior_rings(shapes).any():
+    if shapely.get_num_interior_rings(shapes).any():
         rings, owner = shapely.get_rings(shapes, return_index=True)
         size = shapely.get_num_points(rings)
-    kind = found.kind[owner]
-    kind[np.diff(owner, prepend=-1) == 0] = "hole"
     return Elements(
+        found.layer,
         sample_id[found.keyframe[owner]],
-        np.full(len(owner), layer, object),
-        kind,
-        found.token[owner],
-        np.full(len(owner), closed),
+        found.element[owner],
+        np.diff(owner, prepend=-1) == 0,
         size,
         shapely.get_coordinates(shapes).astype(np.float32),
     )
 
 
-def element_table(context: Context, elements: Sequence[Elements]) -> pa.Table:
+def element_table(context: Context, found: Sequence[Elements]) -> pa.Table:
     """Rows of the table of map elements, by keyframe."""
     schema = MAP_ELEMENTS.schema
-    if not elements:
+    if not found:
         return schema.empty_table()
-    found = Elements(*map(np.concatenate, zip(*elements, strict=True)))
-    order = np.argsort(found.sample_id, kind="stable")
-    offsets, points = _runs(found.size, order)
-    x, y = found.xy_m[points].T
-    sample_id = pa.array(found.sample_id[order])
-    columns = {
-        "sample_id": sample_id,
-        "sample_token": context.keyframes.columns["sample_token"].take(sample_id),
-        "layer": pa.array(found.layer[order], pa.string()),
-        "kind": pa.array(found.kind[order], pa.string()),
-        "element_token": pa.array(found.token[order], pa.string()),
-        "closed": pa.array(found.closed[order]),
+    _, *columns = zip(*found, strict=True)
+    sample_id, element, is_hole, size, xy_m = map(np.concatenate, columns)
+    part = np.repeat(np.arange(len(found)), [len(part.size) for part in found])
+    order = np.argsort(sample_id, kind="stable")
+    offsets, points = _runs(size, order)
+    x, y = xy_m[points].T
+    sample = pa.array(sample_id[order])
+    rows = {
+        "sample_id": sample,
+        "sample_token": context.keyframes.columns["sample_token"].take(sample),
+        **_names([part.layer for part in found], part[order], element[order], is_hole[order]),
         "x_m": pa.ListArray.from_arrays(offsets, pa.array(x)),
         "y_m": pa.ListArray.from_arrays(offsets, pa.array(y)),
     }
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    return pa.table([rows[name] for name in schema.names], schema=schema)
+
+
+def _names(
+    layers: Sequence[Layer], part: IntArray, element: IntArray, is_hole: Bools
+) -> dict[str, pa.Array]:
+    """What the map says of elements: of rows `element` of the layers of numbers `part`."""
+    first = np.cumsum([0, *(len(layer.token) for layer in layers)])
+    number, row = pa.array(part), pa.array(first[part] + element)
+    kind = pa.array(np.concatenate([layer.kind for layer in layers]), pa.string())
+    token = pa.array(np.concatenate([layer.token for layer in layers]), pa.string())
+    return {
+        "layer": pa.array([layer.name for layer in layers]).take(number),
+        "kind": pc.if_else(pa.array(is_hole), "hole", kind.take(row)),
+        "element_token": token.take(row),
+        "closed": pa.array([layer.name in POLYGON_LAYERS for layer in layers]).take(number),
+    }
 
 
 def _runs(size: IntArray, order: IntArray) -> tuple[IntArray, IntArray]:

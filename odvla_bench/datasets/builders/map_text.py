@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import shapely
 
 from odvla_bench.datasets.nuscenes.map_json import BOUNDARY, Geometries
-from odvla_bench.datasets.nuscenes.maps import IntArray, Patches, VectorMap
+from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches, VectorMap
 from odvla_bench.geometry import FloatArray
 
 AREA_M = (30.0, 60.0)
@@ -32,7 +32,6 @@ TOLERANCE_M = 0.25
 _INSIDE_M = 0.0005
 """What is nearer is at a distance of 0, to the millimetre."""
 
-Strings = npt.NDArray[np.object_]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -70,12 +69,11 @@ _STOP_FOR = {
 class Found:
     """What of one layer lies around N keyframes, sorted by keyframe and distance."""
 
+    layer: Layer
     keyframe: IntArray
     """(K,) rows of the keyframes."""
-    token: Strings
-    """(K,) map tokens; of the boundary the number of its ring."""
-    kind: Strings
-    """(K,) types as the map names them; may be empty."""
+    element: IntArray
+    """(K,) rows of the layer; of the boundary the first of its ring."""
     geometry: Geometries
     """(K,) lines or polygons, LIDAR frame, metres."""
     distance_m: FloatArray
@@ -86,9 +84,9 @@ class Found:
         rank = np.arange(len(self.keyframe)) - np.searchsorted(self.keyframe, self.keyframe)
         rows = rank < count
         return Found(
+            self.layer,
             self.keyframe[rows],
-            self.token[rows],
-            self.kind[rows],
+            self.element[rows],
             self.geometry[rows],
             self.distance_m[rows],
         )
@@ -136,11 +134,10 @@ def _sorted(vector_map: VectorMap, name: str, patches: Patches) -> Found:
     millimetres = (shapely.distance(clipped.geometry, shapely.Point(0, 0)) * 1000).round()
     # They are sorted by patch and element already.
     order = np.argsort((clipped.patch << 32) + millimetres.astype(np.int64), kind="stable")
-    rows = clipped.element[order]
     return Found(
+        layer,
         clipped.patch[order],
-        layer.token[rows],
-        layer.kind[rows],
+        clipped.element[order],
         clipped.geometry[order],
         millimetres[order] / 1000,
     )
@@ -152,8 +149,8 @@ def _layer_lines(name: str, found: Found, count: int) -> pa.Array:
     listed = found.nearest(MAX_ELEMENTS)
     texts = outlines(listed.geometry) if how.form == "outline" else centres(listed.geometry)
     if name == "stop_line":
-        purpose = {kind: f" {_purpose(kind)}".rstrip() for kind in set(listed.kind)}
-        why = pa.array([purpose[kind] for kind in listed.kind], pa.string())
+        purposes = [f" {_purpose(kind)}".rstrip() for kind in found.layer.kind]
+        why = pa.array(purposes, pa.string()).take(pa.array(listed.element))
         texts = pc.binary_join_element_wise(texts, why, "")
     total = np.bincount(found.keyframe, minlength=count)
     shown = np.bincount(listed.keyframe, minlength=count)
