@@ -143,7 +143,12 @@ class _Source:
             "exterior_node_tokens": polygon["exterior_node_tokens"],
             "holes": holes,
         }
-        found = {name: _with(tokens, _rows(tokens.values, token)) for name, tokens in lists.items()}
+        # All at once, because each search first hashes the tokens of all nodes.
+        rows = _rows(pa.concat_arrays([tokens.values for tokens in lists.values()]), token)
+        found = {}
+        for name, tokens in lists.items():
+            found[name] = _with(tokens, rows.slice(0, len(tokens.values)))
+            rows = rows.slice(len(tokens.values))
         return found | {"holes": _with(polygon["holes"], found["holes"])}
 
     def line_layer(self, name: str) -> Elements:

@@ -297,7 +297,7 @@ def _write(layers: dict[str, Elements], folder: Path) -> None:
     skipped = [(name, token) for name, found in layers.items() for token in found.skipped]
     names, tokens = zip(*skipped, strict=True) if skipped else ((), ())
     with new_directory(folder) as work:
-        pq.write_table(pa.concat_tables(elements), work / "elements.parquet", compression="zstd")
+        pq.write_table(pa.concat_tables(elements), work / "elements.parquet", compression="lz4")
         texts = {"layer": pa.array(names, pa.string()), "token": pa.array(tokens, pa.string())}
         pq.write_table(pa.table(texts), work / "skipped.parquet")
 
