@@ -168,6 +168,7 @@ def _head(title: str, total: int, shown: int) -> str:
     return f"{title} ({total}{'' if shown == total else f', nearest {shown}'}): "
 
 
+@cache
 def _purpose(kind: str) -> str:
     return _STOP_FOR.get(kind, kind.lower().replace("_", " "))
 
@@ -199,7 +200,7 @@ def outlines(geometry: Geometries) -> pa.Array:
         return pa.array([], pa.string())
     ring = shapely.get_dimensions(geometry) == 2
     path = np.where(ring, shapely.get_exterior_ring(geometry), geometry)
-    path = _thinned(_forwards(path))
+    path = _thinned(*_forwards(path))
     size = shapely.get_num_points(path)
     shown = np.ones(size.sum(), bool)
     shown[np.cumsum(size)[ring] - 1] = False
@@ -234,25 +235,48 @@ def _joined(texts: pa.Array, lengths: IntArray, separator: str) -> pa.Array:
     return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), separator)
 
 
-def _forwards(path: Geometries) -> Geometries:
+def _forwards(path: Geometries) -> tuple[Geometries, Bools]:
     """Lines that run from behind to ahead, else to the right; closed ones in their normal form.
 
     Their points are rounded: where a ring starts must not hang on the last bit of a rotation.
+
+    Returns:
+        The lines, and which of them are `monotone`.
     """
-    xy = shapely.get_coordinates(path).round(6) + 0.0
+    xy, row = shapely.get_coordinates(path, return_index=True)
+    xy = xy.round(6) + 0.0
     path = shapely.set_coordinates(path, xy)
-    stop = np.cumsum(shapely.get_num_points(path))
+    stop = np.cumsum(np.bincount(row))
     (x0, y0), (x1, y1) = xy[np.r_[0, stop[:-1]]].T, xy[stop - 1].T
     closed = (x0 == x1) & (y0 == y1)
     back = (y0 > y1) | ((y0 == y1) & (x0 > x1))
     path[closed] = shapely.normalize(path[closed])
     path[back] = shapely.reverse(path[back])
-    return path
+    return path, monotone(xy, row)
 
 
-def _thinned(lines: Geometries) -> Geometries:
-    """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart."""
-    plain = _monotone(lines)
+def monotone(xy_m: FloatArray, row: IntArray) -> Bools:
+    """Which lines only ever rise, or only ever fall, in x or in y.
+
+    Args:
+        xy_m: (V, 2) the points of all lines.
+        row: (V,) the number of each point's line, from 0, ascending; none has a single point.
+    """
+    inner = row[1:] == row[:-1]
+    step, line = np.diff(xy_m, axis=0)[inner], row[1:][inner]
+    first = np.flatnonzero(np.diff(line, prepend=-1))
+    rising, falling = (np.logical_and.reduceat(s, first) for s in (step > 0, step < 0))
+    return (rising | falling).any(1)
+
+
+def _thinned(lines: Geometries, plain: Bools) -> Geometries:
+    """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart.
+
+    Args:
+        lines: they are changed in place.
+        plain: which are `monotone`: thinned, they cannot cross themselves, and are not searched
+            for crossings, which takes most of the time.
+    """
     lines[plain] = shapely.simplify(lines[plain], TOLERANCE_M, preserve_topology=False)
     lines[~plain] = shapely.simplify(lines[~plain], TOLERANCE_M)
     long = shapely.get_num_points(lines) > MAX_POINTS
@@ -261,15 +285,3 @@ def _thinned(lines: Geometries) -> Geometries:
     xy = shapely.get_coordinates(at).reshape(-1, MAX_POINTS, 2)
     lines[long] = shapely.linestrings(xy)
     return lines
-
-
-def _monotone(lines: Geometries) -> Bools:
-    """Which lines only ever rise, or only ever fall, in x or in y.
-
-    However thinned they do not cross themselves, and to look for that takes most of the time.
-    """
-    xy, row = shapely.get_coordinates(lines, return_index=True)
-    step = np.diff(xy, axis=0)[np.diff(row) == 0]
-    first = np.searchsorted(row[:-1][np.diff(row) == 0], np.arange(len(lines)))
-    rising, falling = (np.logical_and.reduceat(s, first) for s in (step > 0, step < 0))
-    return (rising | falling).any(1)

@@ -118,8 +118,8 @@ def _parse(content: bytes) -> pa.StructArray:
         ),
     )
     table.validate(full=True)
-    if table.num_rows != 1:
-        raise pa.ArrowInvalid("several JSON values in one file")
+    if table.num_rows != 1 or table["map"].null_count:
+        raise pa.ArrowInvalid("it is not one JSON object")
     return table["map"].combine_chunks()
 
 

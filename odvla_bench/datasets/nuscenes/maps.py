@@ -104,8 +104,6 @@ class Layer:
     """(E,) what the map says of the type, such as TRAFFIC_LIGHT for a stop line; may be empty."""
     geometry: Geometries
     """(E,) LineStrings or Polygons, GLOBAL, metres."""
-    cuts: dict[tuple[int, int, int, float], object] = field(default_factory=dict, repr=False)
-    """What was cut of long outlines: (element, cell in x, in y, reach) → geometry."""
 
     @cached_property
     def tree(self) -> shapely.STRtree:
@@ -173,19 +171,14 @@ class Layer:
         long = np.flatnonzero(self.is_long[element])
         cell = np.floor(patches.centre_m[patch[long]] / _CELL_M).astype(np.int64)
         keys, pair = np.unique(np.column_stack([element[long], cell]), axis=0, return_inverse=True)
-        reach = float(np.hypot(*patches.size_m)) / 2 + 1.0
+        reach = np.hypot(*patches.size_m) / 2 + 1.0
         cut = np.empty(len(keys), object)
-        cut[:] = [self._cut(row, x, y, reach) for row, x, y in keys.tolist()]
+        for i, (row, x, y) in enumerate(keys):
+            low = np.array([x, y]) * _CELL_M - reach
+            high = low + _CELL_M + 2 * reach
+            cut[i] = shapely.clip_by_rect(self.geometry[row], *low, *high)
         shapes[long] = cut[pair.reshape(-1)]
         return shapes
-
-    def _cut(self, row: int, x: int, y: int, reach_m: float) -> object:
-        """What of an element is in a cell or within reach of it."""
-        if (row, x, y, reach_m) not in self.cuts:
-            low = np.array([x, y]) * _CELL_M - reach_m
-            high = low + _CELL_M + 2 * reach_m
-            self.cuts[row, x, y, reach_m] = shapely.clip_by_rect(self.geometry[row], *low, *high)
-        return self.cuts[row, x, y, reach_m]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest, Context
 from odvla_bench.datasets.builders.map_captions import BUILDER
-from odvla_bench.datasets.builders.map_text import MAX_POINTS, centres, outlines, points
+from odvla_bench.datasets.builders.map_text import (
+    MAX_POINTS,
+    TOLERANCE_M,
+    centres,
+    monotone,
+    outlines,
+    points,
+)
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.provenance import default_cache_dir
 
@@ -212,6 +219,20 @@ def test_a_wiggly_line_is_resampled_end_to_end() -> None:
     found = re.findall(r"\(([^)]*)\)", text)
     assert len(found) == MAX_POINTS
     assert (found[0], found[-1]) == ("0.0,0.0", "5.0,11.0")
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9000), st.integers(-9000, 9000)), min_size=1, max_size=12
+    ).map(lambda steps: np.cumsum([(0, 0), *steps], axis=0) / 1000)
+)
+def test_lines_without_turning_back_are_thinned_as_all_are(xy: np.ndarray) -> None:
+    for line in (shapely.LineString(xy), shapely.LineString(xy[:, ::-1])):
+        lines = np.array([line, shapely.Point(0, 0).buffer(3).exterior])
+        points_and_rows = shapely.get_coordinates(lines, return_index=True)
+        assert monotone(*points_and_rows).tolist() == [True, False]
+        simple = shapely.simplify(line, TOLERANCE_M)
+        assert shapely.simplify(line, TOLERANCE_M, preserve_topology=False).equals_exact(simple, 0)
 
 
 def test_centres() -> None:
