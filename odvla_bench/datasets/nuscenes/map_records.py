@@ -76,7 +76,7 @@ def read_records(path: Path) -> dict[str, Columns]:
         content = _parse(path.read_bytes())
     except pa.ArrowInvalid as error:
         raise _why_not(path, error) from error
-    check_version(path, content.field("version")[0].as_py())
+    _check_version(path, content.field("version")[0].as_py())
     return {name: _columns(path, name, content.field(name)) for name in _FIELDS}
 
 
@@ -90,7 +90,7 @@ def lacks(field: str) -> str:
     return _LACKS.get(field, f"has another type of value in `{field}` than maps have")
 
 
-def check_version(path: Path, version: str | None) -> None:
+def _check_version(path: Path, version: str | None) -> None:
     """Refuse what is older than 1.3."""
     version = "1.0" if version is None else version
     try:
