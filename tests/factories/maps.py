@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from odvla_bench.datasets.nuscenes.map_json import LINE_LAYERS, POLYGON_LAYERS
+from odvla_bench.datasets.nuscenes.map_records import LINE_LAYERS, POLYGON_LAYERS
 from odvla_bench.datasets.nuscenes.maps import VectorMap, find_maps
 
 Points = Sequence[tuple[float, float]]

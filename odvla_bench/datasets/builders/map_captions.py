@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
@@ -14,15 +16,17 @@ from odvla_bench.datasets.builders.language import text_table
 from odvla_bench.datasets.builders.map_text import (
     AREA_M,
     CAPTION_LAYERS,
+    Bools,
     Found,
     around,
+    at_junctions,
     captions,
 )
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
-from odvla_bench.datasets.nuscenes.map_json import POLYGON_LAYERS
-from odvla_bench.datasets.nuscenes.maps import Patches
+from odvla_bench.datasets.nuscenes.map_records import POLYGON_LAYERS
+from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -84,59 +88,119 @@ BUILDER = MapCaptionsBuilder()
 
 def _rows(context: Context, samples: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Rows of both tables, by keyframe."""
-    texts: dict[int, str] = {}
-    elements = [MAP_ELEMENTS.schema.empty_table()]
+    ids, texts = [np.empty(0, np.int32)], [pa.array([], pa.string())]
+    elements = []
     for location in samples["location"].unique().to_pylist():
         here = samples.filter(pc.equal(samples["location"], location))
-        pose = EgoMotion.from_samples(here).global_from_lidar
-        found = around(context.maps[location], Patches.around(pose, AREA_M))
-        made = captions(found, here.num_rows, AREA_M)
-        texts.update(zip(here["sample_id"].to_pylist(), made, strict=True))
-        elements += [element_table(here, name, found[name]) for name in CAPTION_LAYERS]
-    table = _caption_table(context, sorted(texts.items()))
-    return table, pa.concat_tables(elements).sort_by([("sample_id", "ascending")])
+        vector_map = context.maps[location]
+        patches = Patches.around(EgoMotion.from_samples(here).global_from_lidar, AREA_M)
+        found = around(vector_map, patches)
+        sample_id = here["sample_id"].to_numpy()
+        ids.append(sample_id)
+        texts.append(captions(found, at_junctions(vector_map, patches), AREA_M))
+        elements += [elements_of(sample_id, found[name]) for name in CAPTION_LAYERS]
+    sample_id = np.concatenate(ids)
+    order = np.argsort(sample_id)
+    text = pa.concat_arrays(texts).take(pa.array(order))
+    return _caption_table(context, sample_id[order], text), element_table(context, elements)
 
 
-def _caption_table(context: Context, texts: Sequence[tuple[int, str]]) -> pa.Table:
-    tokens = [context.keyframes.token[sample] for sample, _ in texts]
+def _caption_table(context: Context, sample_id: IntArray, text: pa.Array) -> pa.Table:
+    token = context.keyframes.columns["sample_token"].take(pa.array(sample_id)).combine_chunks()
     rows = {
-        "row_id": tokens,
-        "sample_id": [sample for sample, _ in texts],
+        "row_id": token,
+        "sample_id": sample_id,
         "task": "map_caption",
         "sentinels": "<map>",
         "question": DEFAULT.question("map_caption"),
-        "answer": [text for _, text in texts],
-        "source_key": tokens,
+        "answer": text,
+        "source_key": token,
         "source_row": -1,
     }
     return text_table(ALIGNMENT, BUILDER.name, LICENSE, context.keyframes, rows)
 
 
-def element_table(samples: pa.Table, layer: str, found: Found) -> pa.Table:
-    """Rows of the table of map elements: one a line, or a ring of a polygon."""
-    closed = layer in POLYGON_LAYERS
-    lines, owner = found.geometry, np.arange(len(found.geometry))
-    if closed:
-        lines, owner = shapely.get_rings(found.geometry, return_index=True)
-    hole = np.diff(owner, prepend=-1) == 0
-    xy = shapely.get_coordinates(lines)
-    ends = np.cumsum(shapely.get_num_points(lines))
-    offsets = pa.array(np.r_[0, ends].astype(np.int32))
-    of = samples.take(pa.array(found.keyframe[owner]))
-    columns = {
-        "sample_id": of["sample_id"],
-        "sample_token": of["token"],
-        "layer": pa.repeat(layer, len(lines)),
-        "kind": pa.array(np.where(hole, "hole", found.kind[owner]), pa.string()),
-        "element_token": pa.array(found.token[owner], pa.string()),
-        "closed": pa.repeat(closed, len(lines)),
-        **{
-            f"{axis}_m": pa.ListArray.from_arrays(offsets, pa.array(xy[:, i].astype(np.float32)))
-            for i, axis in enumerate("xy")
-        },
-    }
+class Elements(NamedTuple):
+    """K lines, or rings of polygons, of one layer around keyframes."""
+
+    layer: Layer
+    sample_id: IntArray
+    """(K,) ids of the keyframes."""
+    element: IntArray
+    """(K,) rows of the layer."""
+    is_hole: Bools
+    size: IntArray
+    """(K,) number of points."""
+    xy_m: npt.NDArray[np.float32]
+    """(V, 2) all their points, LIDAR frame, metres."""
+
+
+def elements_of(sample_id: IntArray, found: Found) -> Elements:
+    """One row a line, or a ring of a polygon.
+
+    Args:
+        sample_id: (N,) ids of the keyframes.
+        found: what lies around them.
+    """
+    shapes = found.geometry
+    owner, size = np.arange(len(shapes)), shapely.get_num_coordinates(shapes)
+    if shapely.get_num_interior_rings(shapes).any():
+        rings, owner = shapely.get_rings(shapes, return_index=True)
+        size = shapely.get_num_points(rings)
+    return Elements(
+        found.layer,
+        sample_id[found.keyframe[owner]],
+        found.element[owner],
+        np.diff(owner, prepend=-1) == 0,
+        size,
+        shapely.get_coordinates(shapes).astype(np.float32),
+    )
+
+
+def element_table(context: Context, found: Sequence[Elements]) -> pa.Table:
+    """Rows of the table of map elements, by keyframe."""
     schema = MAP_ELEMENTS.schema
-    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    if not found:
+        return schema.empty_table()
+    _, *columns = zip(*found, strict=True)
+    sample_id, element, is_hole, size, xy_m = map(np.concatenate, columns)
+    part = np.repeat(np.arange(len(found)), [len(part.size) for part in found])
+    order = np.argsort(sample_id, kind="stable")
+    offsets, points = _runs(size, order)
+    x, y = xy_m[points].T
+    sample = pa.array(sample_id[order])
+    rows = {
+        "sample_id": sample,
+        "sample_token": context.keyframes.columns["sample_token"].take(sample),
+        **_names([part.layer for part in found], part[order], element[order], is_hole[order]),
+        "x_m": pa.ListArray.from_arrays(offsets, pa.array(x)),
+        "y_m": pa.ListArray.from_arrays(offsets, pa.array(y)),
+    }
+    return pa.table([rows[name] for name in schema.names], schema=schema)
+
+
+def _names(
+    layers: Sequence[Layer], part: IntArray, element: IntArray, is_hole: Bools
+) -> dict[str, pa.Array]:
+    """What the map says of elements: of rows `element` of the layers of numbers `part`."""
+    first = np.cumsum([0, *(len(layer.token) for layer in layers)])
+    number, row = pa.array(part), pa.array(first[part] + element)
+    kind = pa.array(np.concatenate([layer.kind for layer in layers]), pa.string())
+    token = pa.array(np.concatenate([layer.token for layer in layers]), pa.string())
+    return {
+        "layer": pa.array([layer.name for layer in layers]).take(number),
+        "kind": pc.if_else(pa.array(is_hole), "hole", kind.take(row)),
+        "element_token": token.take(row),
+        "closed": pa.array([layer.name in POLYGON_LAYERS for layer in layers]).take(number),
+    }
+
+
+def _runs(size: IntArray, order: IntArray) -> tuple[IntArray, IntArray]:
+    """Runs of so many items, put in another order: their offsets there, and where each item was."""
+    start = (np.cumsum(size) - size)[order]
+    size = size[order]
+    offsets = np.r_[0, np.cumsum(size)].astype(np.int32)
+    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size)
 
 
 def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:

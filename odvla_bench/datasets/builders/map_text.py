@@ -7,15 +7,18 @@ points, each runs from behind to ahead. A text has at most about 2,500 character
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 
 from odvla_bench.datasets.nuscenes.map_json import BOUNDARY, Geometries
-from odvla_bench.datasets.nuscenes.maps import IntArray, Patches, VectorMap
+from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches, VectorMap
 from odvla_bench.geometry import FloatArray
 
 AREA_M = (30.0, 60.0)
@@ -26,7 +29,10 @@ MAX_POINTS = 6
 TOLERANCE_M = 0.25
 """How far a thinned line may stray from the line, if it has few enough points."""
 
-Strings = npt.NDArray[np.object_]
+_INSIDE_M = 0.0005
+"""What is nearer is at a distance of 0, to the millimetre."""
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -63,12 +69,11 @@ _STOP_FOR = {
 class Found:
     """What of one layer lies around N keyframes, sorted by keyframe and distance."""
 
+    layer: Layer
     keyframe: IntArray
     """(K,) rows of the keyframes."""
-    token: Strings
-    """(K,) map tokens; of the boundary the number of its ring."""
-    kind: Strings
-    """(K,) types as the map names them; may be empty."""
+    element: IntArray
+    """(K,) rows of the layer; of the boundary the first of its ring."""
     geometry: Geometries
     """(K,) lines or polygons, LIDAR frame, metres."""
     distance_m: FloatArray
@@ -79,127 +84,201 @@ class Found:
         rank = np.arange(len(self.keyframe)) - np.searchsorted(self.keyframe, self.keyframe)
         rows = rank < count
         return Found(
+            self.layer,
             self.keyframe[rows],
-            self.token[rows],
-            self.kind[rows],
+            self.element[rows],
             self.geometry[rows],
             self.distance_m[rows],
         )
 
 
 def around(vector_map: VectorMap, patches: Patches) -> dict[str, Found]:
-    """Layer → what of it lies in each patch; also of road segments, which are not listed."""
-    return {name: _sorted(vector_map, name, patches) for name in (*CAPTION_LAYERS, "road_segment")}
+    """Layer → what of it lies in each patch."""
+    return {name: _sorted(vector_map, name, patches) for name in CAPTION_LAYERS}
 
 
-def captions(found: Mapping[str, Found], count: int, area_m: tuple[float, float]) -> list[str]:
-    """The texts of `count` keyframes.
+def at_junctions(vector_map: VectorMap, patches: Patches) -> Bools:
+    """(P,) whether the middle of each patch is in a road segment that is an intersection."""
+    roads = vector_map.layer("road_segment")
+    middle = shapely.points(patches.centre_m)
+    patch, road = roads.tree.query(middle, predicate="dwithin", distance=_INSIDE_M)
+    inside = np.zeros(len(patches.centre_m), bool)
+    inside[patch[roads.kind[road] == "INTERSECTION"]] = True
+    return inside
+
+
+def captions(
+    found: Mapping[str, Found], in_junction: Bools, area_m: tuple[float, float]
+) -> pa.Array:
+    """The texts of N keyframes.
 
     Args:
         found: what `around` gave.
-        count: number of keyframes.
+        in_junction: (N,) what `at_junctions` gave.
         area_m: size of the patches.
     """
+    count = len(in_junction)
     right, ahead = (size / 2 for size in area_m)
     head = (
         f"Map up to {right:.1f} m to either side and {ahead:.1f} m ahead and behind, points "
         "(x right, y ahead) in metres."
     )
     lines = [_layer_lines(name, found[name], count) for name in LINES]
-    place = _place_lines(found, count, area_m[0] * area_m[1])
-    return ["\n".join((head, *parts)) for parts in zip(*lines, place, strict=True)]
+    place = _place_lines(found, in_junction, area_m[0] * area_m[1])
+    return pc.binary_join_element_wise(head, *lines, place, "\n")
 
 
 def _sorted(vector_map: VectorMap, name: str, patches: Patches) -> Found:
     layer = vector_map.layer(name)
     clipped = layer.query(patches)
-    distance = shapely.distance(clipped.geometry, shapely.Point(0, 0)).round(3)
-    order = np.lexsort((clipped.element, distance, clipped.patch))
-    rows = clipped.element[order]
+    millimetres = (shapely.distance(clipped.geometry, shapely.Point(0, 0)) * 1000).round()
+    # They are sorted by patch and element already.
+    order = np.argsort((clipped.patch << 32) + millimetres.astype(np.int64), kind="stable")
     return Found(
+        layer,
         clipped.patch[order],
-        layer.token[rows],
-        layer.kind[rows],
+        clipped.element[order],
         clipped.geometry[order],
-        distance[order],
+        millimetres[order] / 1000,
     )
 
 
-def _layer_lines(name: str, found: Found, count: int) -> Iterator[str]:
+def _layer_lines(name: str, found: Found, count: int) -> pa.Array:
     """One line of text a keyframe."""
     how = LINES[name]
     listed = found.nearest(MAX_ELEMENTS)
     texts = outlines(listed.geometry) if how.form == "outline" else centres(listed.geometry)
     if name == "stop_line":
-        purpose = (_STOP_FOR.get(k, k.lower().replace("_", " ")) for k in listed.kind)
-        texts = [f"{text} {why}".strip() for text, why in zip(texts, purpose, strict=True)]
-    total = np.bincount(found.keyframe, minlength=count).tolist()
-    ends = np.cumsum(np.bincount(listed.keyframe, minlength=count)).tolist()
-    none = f"{how.title}: none."
-    for n, start, end in zip(total, [0, *ends[:-1]], ends, strict=True):
-        shown = "" if end - start == n else f", nearest {end - start}"
-        yield f"{how.title} ({n}{shown}): {'; '.join(texts[start:end])}." if n else none
-
-
-def _place_lines(found: Mapping[str, Found], count: int, area_m2: float) -> Iterator[str]:
-    """One line a keyframe on the drivable area and on where the ego vehicle is."""
-    paved = found["drivable_area"]
-    area = np.bincount(paved.keyframe, shapely.area(paved.geometry), minlength=count)
-    share = np.minimum(100 * area / area_m2, 100).round().astype(int).tolist()
-    inside = (
-        _is_inside(paved, count),
-        _is_inside(found["lane"], count),
-        _is_inside(found["road_segment"], count, "INTERSECTION"),
+        purposes = [f" {_purpose(kind)}".rstrip() for kind in found.layer.kind]
+        why = pa.array(purposes, pa.string()).take(pa.array(listed.element))
+        texts = pc.binary_join_element_wise(texts, why, "")
+    total = np.bincount(found.keyframe, minlength=count)
+    shown = np.bincount(listed.keyframe, minlength=count)
+    counts, which = np.unique(total * (MAX_ELEMENTS + 1) + shown, return_inverse=True)
+    heads = [_head(how.title, *divmod(n, MAX_ELEMENTS + 1)) for n in counts.tolist()]
+    return pc.binary_join_element_wise(
+        pa.array(heads, pa.string()).take(pa.array(which)), _joined(texts, shown, "; "), ".", ""
     )
-    for percent, on_paved, in_lane, in_junction in zip(share, *inside, strict=True):
-        where = ["in a lane"] * in_lane + ["at a junction"] * in_junction
-        where.append("on the drivable area" if on_paved else "off the drivable area")
-        yield f"Drivable area: {percent}%. The car is {' and '.join(where)}."
 
 
-def _is_inside(found: Found, count: int, kind: str | None = None) -> list[bool]:
-    """Whether each keyframe is inside an element, of one kind if one is given."""
-    rows = found.distance_m == 0
-    if kind is not None:
-        rows &= found.kind == kind
-    return (np.bincount(found.keyframe[rows], minlength=count) > 0).tolist()
+def _head(title: str, total: int, shown: int) -> str:
+    """What stands before the elements of a layer."""
+    if not total:
+        return f"{title}: none"
+    return f"{title} ({total}{'' if shown == total else f', nearest {shown}'}): "
 
 
-def outlines(geometry: Geometries) -> list[str]:
+@cache
+def _purpose(kind: str) -> str:
+    return _STOP_FOR.get(kind, kind.lower().replace("_", " "))
+
+
+def _place_lines(found: Mapping[str, Found], in_junction: Bools, area_m2: float) -> pa.Array:
+    """One line a keyframe on the drivable area and on where the ego vehicle is."""
+    count, paved = len(in_junction), found["drivable_area"]
+    area = np.bincount(paved.keyframe, shapely.area(paved.geometry), minlength=count)
+    share = np.minimum(100 * area / area_m2, 100).round().astype(int)
+    inside = (_is_inside(paved, count), _is_inside(found["lane"], count), in_junction)
+    return pa.array(map(_place, *(column.tolist() for column in (share, *inside))), pa.string())
+
+
+@cache
+def _place(percent: int, on_paved: bool, in_lane: bool, in_junction: bool) -> str:  # noqa: FBT001
+    where = ["in a lane"] * in_lane + ["at a junction"] * in_junction
+    where.append("on the drivable area" if on_paved else "off the drivable area")
+    return f"Drivable area: {percent}%. The car is {' and '.join(where)}."
+
+
+def _is_inside(found: Found, count: int) -> Bools:
+    """Whether each keyframe is inside an element."""
+    return np.bincount(found.keyframe[found.distance_m == 0], minlength=count) > 0
+
+
+def outlines(geometry: Geometries) -> pa.Array:
     """`[(x,y),…]` for each LineString, and for each Polygon's outline without its last point."""
     if not len(geometry):
-        return []
+        return pa.array([], pa.string())
     ring = shapely.get_dimensions(geometry) == 2
     path = np.where(ring, shapely.get_exterior_ring(geometry), geometry)
-    # Where a ring starts must not hang on the last bit of a rotation.
-    path = shapely.set_coordinates(path, shapely.get_coordinates(path).round(6) + 0.0)
-    path = _thinned(_forwards(shapely.normalize(path)))
-    count = shapely.get_num_points(path)
-    texts = points(shapely.get_coordinates(path))
-    ends = np.cumsum(count)
-    bounds = zip((ends - count).tolist(), (ends - ring).tolist(), strict=True)
-    return [f"[{','.join(texts[start:end])}]" for start, end in bounds]
+    path = _thinned(*_forwards(path))
+    size = shapely.get_num_points(path)
+    shown = np.ones(size.sum(), bool)
+    shown[np.cumsum(size)[ring] - 1] = False
+    texts = points(shapely.get_coordinates(path)[shown])
+    return pc.binary_join_element_wise("[", _joined(texts, size - ring, ","), "]", "")
 
 
-def centres(geometry: Geometries) -> list[str]:
+def centres(geometry: Geometries) -> pa.Array:
     """`(x,y)` of the middle of each geometry."""
     return points(shapely.get_coordinates(shapely.centroid(geometry)))
 
 
-def points(xy_m: FloatArray) -> list[str]:
-    """(N, 2) → `(x,y)` with one decimal and no minus before a zero."""
-    return [f"({x:.1f},{y:.1f})" for x, y in (xy_m.round(1) + 0.0).tolist()]
+def points(xy_m: FloatArray) -> pa.Array:
+    """(N, 2) points of a patch → `(x,y)` with one decimal and no minus before a zero."""
+    tenths = (xy_m * 10).round().astype(np.int32)
+    limit = 1000 * (1 + int(np.abs(tenths).max(initial=0)) // 1000)
+    opened, closed = _numbers(limit)
+    x, y = (pa.array(column) for column in (tenths + limit).T)
+    return pc.binary_join_element_wise(opened.take(x), closed.take(y), "")
 
 
-def _forwards(lines: Geometries) -> Geometries:
-    """Lines that run from behind to ahead."""
-    back = shapely.get_y(shapely.get_point(lines, 0)) > shapely.get_y(shapely.get_point(lines, -1))
-    return np.where(back, shapely.reverse(lines), lines)
+@cache
+def _numbers(limit: int) -> tuple[pa.Array, pa.Array]:
+    """`(x,` and `y)` of all numbers of tenths up to a limit, from the least."""
+    numbers = [f"{n / 10:.1f}" for n in range(-limit, limit + 1)]
+    return pa.array([f"({n}," for n in numbers]), pa.array([f"{n})" for n in numbers])
 
 
-def _thinned(lines: Geometries) -> Geometries:
-    """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart."""
-    lines = shapely.simplify(lines, TOLERANCE_M)
+def _joined(texts: pa.Array, lengths: IntArray, separator: str) -> pa.Array:
+    """Runs of so many texts each, joined."""
+    offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), separator)
+
+
+def _forwards(path: Geometries) -> tuple[Geometries, Bools]:
+    """Lines that run from behind to ahead, else to the right; closed ones in their normal form.
+
+    Their points are rounded: where a ring starts must not hang on the last bit of a rotation.
+
+    Returns:
+        The lines, and which of them are `monotone`.
+    """
+    xy, row = shapely.get_coordinates(path, return_index=True)
+    xy = xy.round(6) + 0.0
+    path = shapely.set_coordinates(path, xy)
+    stop = np.cumsum(np.bincount(row))
+    (x0, y0), (x1, y1) = xy[np.r_[0, stop[:-1]]].T, xy[stop - 1].T
+    closed = (x0 == x1) & (y0 == y1)
+    back = (y0 > y1) | ((y0 == y1) & (x0 > x1))
+    path[closed] = shapely.normalize(path[closed])
+    path[back] = shapely.reverse(path[back])
+    return path, monotone(xy, row)
+
+
+def monotone(xy_m: FloatArray, row: IntArray) -> Bools:
+    """Which lines only ever rise, or only ever fall, in x or in y.
+
+    Args:
+        xy_m: (V, 2) the points of all lines.
+        row: (V,) the number of each point's line, from 0, ascending; none has a single point.
+    """
+    inner = row[1:] == row[:-1]
+    step, line = np.diff(xy_m, axis=0)[inner], row[1:][inner]
+    first = np.flatnonzero(np.diff(line, prepend=-1))
+    rising, falling = (np.logical_and.reduceat(s, first) for s in (step > 0, step < 0))
+    return (rising | falling).any(1)
+
+
+def _thinned(lines: Geometries, plain: Bools) -> Geometries:
+    """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart.
+
+    Args:
+        lines: they are changed in place.
+        plain: which are `monotone`: thinned, they cannot cross themselves, and are not searched
+            for crossings, which takes most of the time.
+    """
+    lines[plain] = shapely.simplify(lines[plain], TOLERANCE_M, preserve_topology=False)
+    lines[~plain] = shapely.simplify(lines[~plain], TOLERANCE_M)
     long = shapely.get_num_points(lines) > MAX_POINTS
     share = np.linspace(0, 1, MAX_POINTS)
     at = shapely.line_interpolate_point(lines[long][:, None], share, normalized=True)

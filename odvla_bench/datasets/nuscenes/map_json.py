@@ -8,35 +8,31 @@ are derived: the long edges of the pedestrian crossings and the boundary of the 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import shapely
 
-from odvla_bench.errors import InputError
-
-LINE_LAYERS = ("lane_divider", "road_divider", "traffic_light")
-POLYGON_LAYERS = (
-    "drivable_area",
-    "road_segment",
-    "lane",
-    "lane_connector",
-    "ped_crossing",
-    "walkway",
-    "stop_line",
-    "carpark_area",
+from odvla_bench.datasets.nuscenes.map_records import (
+    LINE_LAYERS,
+    POLYGON_LAYERS,
+    Columns,
+    damaged,
+    lacks,
+    read_records,
 )
+
 CROSSING_EDGES, BOUNDARY = "ped_crossing_edge", "boundary"
 ROAD_LAYERS = ("road_segment", "lane")
 """The layers whose union the boundary encloses."""
 
-_OLDEST_VERSION = (1, 3)
-_MAX_FILE_BYTES = 1 << 30
 _FARTHEST_M = 1e6
 _PIECE_VERTICES = 16  # short pieces keep a patch's candidates near the patch
 _KIND_FIELDS = {
@@ -46,7 +42,7 @@ _KIND_FIELDS = {
 }
 
 Geometries = npt.NDArray[np.object_]
-Record = dict[str, Any]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -70,7 +66,7 @@ def read_map(path: Path) -> dict[str, Elements]:
     Raises:
         InputError: not a map of version 1.3, or a record that is damaged; with layer and token.
     """
-    source = _Source(path, _parse(path))
+    source = _Source(path, read_records(path))
     layers = {name: source.line_layer(name) for name in LINE_LAYERS}
     polygons = {name: source.polygon_layer(name) for name in POLYGON_LAYERS}
     layers |= {name: _valid_only(found) for name, found in polygons.items()}
@@ -87,17 +83,19 @@ def crossing_edges(crossings: Elements) -> Elements:
     The rule is that of the field's vector-map code; of equal edges the later ones are taken, and
     an invalid polygon has edges as well as any.
     """
-    edges = Elements()
-    lines = []
-    for token, polygon in zip(crossings.token, crossings.geometry, strict=True):
-        ring = shapely.get_coordinates(shapely.get_exterior_ring(polygon))
-        length = np.square(np.diff(ring, axis=0)).sum(1)
-        for edge in np.argsort(length, kind="stable")[-2:]:
-            edges.token.append(f"{token}:{edge}")
-            lines.append(ring[edge : edge + 2])
-    edges.kind = [""] * len(lines)
-    edges.geometry = shapely.linestrings(lines) if lines else edges.geometry
-    return edges
+    rings = shapely.get_exterior_ring(crossings.geometry)
+    xy, ring = shapely.get_coordinates(rings, return_index=True)
+    length = np.square(np.diff(xy, axis=0)).sum(1)
+    edges = np.flatnonzero(np.diff(ring) == 0)
+    edges = edges[np.lexsort((length[edges], ring[edges]))]
+    longest = np.diff(ring[edges], append=-1) != 0
+    edges = edges[longest | np.r_[longest[1:], False]]
+    number = edges - np.searchsorted(ring, ring[edges])
+    return Elements(
+        [f"{crossings.token[i]}:{n}" for i, n in zip(ring[edges], number, strict=True)],
+        [""] * len(edges),
+        _shapes(np.stack([xy[edges], xy[edges + 1]], 1).reshape(-1, 2), np.full(len(edges), 2)),
+    )
 
 
 def boundary_pieces(roads: Geometries) -> Elements:
@@ -118,138 +116,161 @@ def boundary_pieces(roads: Geometries) -> Elements:
         lines += cut
         pieces.token += [f"ring {number}"] * len(cut)
         pieces.kind += ["outer" if is_outer else "hole"] * len(cut)
-    pieces.geometry = _lines(lines)
+    size = np.array([len(line) for line in lines], np.int64)
+    pieces.geometry = _shapes(np.concatenate([np.empty((0, 2)), *lines]), size)
     return pieces
 
 
-def _parse(path: Path) -> Record:
-    if path.stat().st_size > _MAX_FILE_BYTES:
-        raise InputError(f"{path}: larger than any nuScenes map (1 GiB). Unpack the file again.")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a whole JSON file ({error}). Unpack it again.") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: not a map expansion file (no object). Unpack it again.")
-    version = raw.get("version", "1.0")
-    try:
-        new_enough = tuple(map(int, str(version).split("."))) >= _OLDEST_VERSION
-    except ValueError:
-        new_enough = False
-    if not new_enough:
-        raise InputError(
-            f"{path}: map expansion version {version}; 1.3 is needed. "
-            "Download the latest map expansion of nuScenes."
-        )
-    return raw
-
-
 class _Source:
-    """A parsed file: its nodes as an array, its lines and polygons by token."""
+    """A parsed file: its nodes as an array, and its layers' geometry."""
 
-    def __init__(self, path: Path, raw: Record) -> None:
-        self.path, self.raw = path, raw
-        nodes = self._records("node")
-        self.row = {node["token"]: i for i, node in enumerate(nodes)}
-        self.xy_m = np.array([self._xy(node) for node in nodes], np.float64).reshape(-1, 2)
-        if (bad := ~(np.abs(self.xy_m) < _FARTHEST_M).all(1)).any():
-            raise self._damaged("node", nodes[int(bad.argmax())], "is not a place on a map")
-        self.lines = {line["token"]: line for line in self._records("line")}
-        self.polygons = {polygon["token"]: polygon for polygon in self._records("polygon")}
+    def __init__(self, path: Path, layers: dict[str, Columns]) -> None:
+        self.path, self.layers = path, layers
+        node = layers["node"]
+        self.xy_m = np.column_stack([_numbers(node[axis]) for axis in "xy"])
+        for axis in "xy":
+            self._refuse("node", node["token"], node[axis].is_null(), lacks(axis))
+        far = ~(np.abs(self.xy_m) < _FARTHEST_M).all(1)
+        self._refuse("node", node["token"], pa.array(far), "is not a place on a map")
+
+    @cached_property
+    def places(self) -> dict[str, pa.ListArray]:
+        """Column of node tokens → the same lists with rows of `xy_m`; null where there is none."""
+        polygon, token = self.layers["polygon"], self.layers["node"]["token"]
+        (holes,) = polygon["holes"].values.flatten()
+        lists = {
+            "node_tokens": self.layers["line"]["node_tokens"],
+            "exterior_node_tokens": polygon["exterior_node_tokens"],
+            "holes": holes,
+        }
+        # All at once, because each search first hashes the tokens of all nodes.
+        rows = _rows(pa.concat_arrays([tokens.values for tokens in lists.values()]), token)
+        found = {}
+        for name, tokens in lists.items():
+            found[name] = _with(tokens, rows.slice(0, len(tokens.values)))
+            rows = rows.slice(len(tokens.values))
+        return found | {"holes": _with(polygon["holes"], found["holes"])}
 
     def line_layer(self, name: str) -> Elements:
         """The lines of a layer; those of fewer than two nodes are skipped."""
-        found, parts = Elements(), []
-        for record in self._records(name):
-            line = self._target(name, record, self.lines, record.get("line_token"))
-            rows = self._nodes("line", line, line.get("node_tokens"))
-            if len(rows) < 2:
-                found.skipped.append(record["token"])
-                continue
-            found.token.append(record["token"])
-            found.kind.append(self._kind(name, record))
-            parts.append(self.xy_m[rows])
-        found.geometry = _lines(parts)
-        return found
+        token = self.layers[name]["token"]
+        rows = self._targets(name, token, self.layers[name]["line_token"], "line")
+        lines = {n: column.take(rows) for n, column in self.layers["line"].items()}
+        places = self.places["node_tokens"].take(rows)
+        xy, size = self._points("line", lines["token"], lines["node_tokens"], places)
+        whole = size >= 2
+        geometry = _shapes(xy[np.repeat(whole, size)], size[whole])
+        return _elements(token, self._kinds(name), whole, geometry)
 
     def polygon_layer(self, name: str) -> Elements:
         """The polygons of a layer, valid or not; those of fewer than three nodes are skipped."""
-        found, rings, owner = Elements(), [], []
-        for record, polygon in self._polygon_records(name):
-            shell = self._nodes("polygon", polygon, polygon.get("exterior_node_tokens"))
-            if len(shell) < 3:
-                found.skipped.append(record["token"])
-                continue
-            around = [shell, *(hole for hole in self._holes(polygon) if len(hole) >= 3)]
-            rings += [self.xy_m[rows] for rows in around]
-            owner += [len(found.token)] * len(around)
-            found.token.append(record["token"])
-            found.kind.append(self._kind(name, record))
-        polygons = shapely.polygons(_lines(rings, shapely.linearrings), indices=owner)
-        found.geometry = np.atleast_1d(polygons)
-        return found
-
-    def _polygon_records(self, name: str) -> Iterator[tuple[Record, Record]]:
-        """Records with their polygon; a drivable area has several."""
-        for record in self._records(name):
-            tokens = (
-                record.get("polygon_tokens")
-                if name == "drivable_area"
-                else [record.get("polygon_token")]
-            )
-            if not isinstance(tokens, list):
-                raise self._damaged(name, record, "has no list `polygon_tokens`")
-            for token in tokens:
-                yield record, self._target(name, record, self.polygons, token)
-
-    def _holes(self, polygon: Record) -> Iterator[list[int]]:
-        holes = polygon.get("holes", [])
-        if not isinstance(holes, list) or not all(isinstance(hole, dict) for hole in holes):
-            raise self._damaged("polygon", polygon, "has `holes` that are not a list of objects")
-        for hole in holes:
-            yield self._nodes("polygon", polygon, hole.get("node_tokens"))
-
-    def _kind(self, name: str, record: Record) -> str:
-        if name == "road_segment":
-            return "INTERSECTION" if record.get("is_intersection") else ""
-        return str(record.get(_KIND_FIELDS.get(name, ""), ""))
-
-    def _records(self, layer: str) -> list[Record]:
-        records = self.raw.get(layer)
-        if not isinstance(records, list):
-            raise InputError(f"{self.path}: no layer {layer!r}. Unpack the map expansion again.")
-        for number, record in enumerate(records):
-            if not isinstance(record, dict) or not isinstance(record.get("token"), str):
-                raise InputError(
-                    f"{self.path}: record {number} of layer {layer!r} has no `token`. "
-                    "Unpack the map expansion again."
-                )
-        return records
-
-    def _xy(self, node: Record) -> tuple[float, float]:
-        try:
-            return float(node["x"]), float(node["y"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._damaged("node", node, "has no numbers `x` and `y`") from error
-
-    def _target(self, name: str, record: Record, among: dict[str, Record], token: Any) -> Record:
-        if not isinstance(token, str) or token not in among:
-            raise self._damaged(name, record, f"refers to geometry {token!r}, which is not there")
-        return among[token]
-
-    def _nodes(self, layer: str, record: Record, tokens: Any) -> list[int]:
-        """Rows of nodes in `xy_m`."""
-        if not isinstance(tokens, list):
-            raise self._damaged(layer, record, "has no list of node tokens")
-        try:
-            return [self.row[token] for token in tokens]
-        except (KeyError, TypeError) as error:
-            raise self._damaged(layer, record, f"refers to node {error}, not there") from error
-
-    def _damaged(self, layer: str, record: Record, what: str) -> InputError:
-        return InputError(
-            f"{self.path}: {layer} {record['token']} {what}. Unpack the map expansion again."
+        token, kind, target = self._polygons_of(name)
+        rows = self._targets(name, token, target, "polygon")
+        polygons = {n: column.take(rows) for n, column in self.layers["polygon"].items()}
+        shells, holes = (self.places[n].take(rows) for n in ("exterior_node_tokens", "holes"))
+        hole_places, of = _flat(holes)
+        (hole_tokens,) = polygons["holes"].flatten().flatten()
+        owners = polygons["token"].take(pa.array(of))
+        xy, size = self._points(
+            "polygon", polygons["token"], polygons["exterior_node_tokens"], shells
         )
+        hole_xy, hole_size = self._points("polygon", owners, hole_tokens, hole_places)
+        whole = size >= 3
+        # Each polygon's outline, then its holes.
+        owner, size = np.r_[np.arange(len(size)), of], np.r_[size, hole_size]
+        good = (size >= 3) & whole[owner]
+        xy = np.concatenate([xy, hole_xy])[np.repeat(good, size)]
+        rings = _shapes(xy, size[good], shapely.linearrings)
+        owner = (np.cumsum(whole) - 1)[owner[good]]
+        order = np.argsort(owner, kind="stable")
+        geometry = np.atleast_1d(shapely.polygons(rings[order], indices=owner[order]))
+        return _elements(token, kind, whole, geometry)
+
+    def _polygons_of(self, name: str) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Token and kind of a layer's records, and their polygon; a drivable area has several."""
+        columns = self.layers[name]
+        token, kind = columns["token"], self._kinds(name)
+        if name != "drivable_area":
+            return token, kind, columns["polygon_token"]
+        lists = columns["polygon_tokens"]
+        self._refuse(name, token, lists.is_null(), lacks("polygon_tokens"))
+        polygons, of = _flat(lists)
+        return token.take(pa.array(of)), kind.take(pa.array(of)), polygons
+
+    def _kinds(self, name: str) -> pa.Array:
+        columns = self.layers[name]
+        if name == "road_segment":
+            inside = pc.equal(columns["is_intersection"], pa.scalar(value=True))
+            return pc.if_else(inside, "INTERSECTION", "").fill_null("")
+        if field_name := _KIND_FIELDS.get(name):
+            return pc.fill_null(columns[field_name], "")
+        return pa.repeat("", len(columns["token"]))
+
+    def _targets(self, name: str, token: pa.Array, wanted: pa.Array, layer: str) -> pa.Array:
+        """Rows of the lines or polygons that records name."""
+        rows = _rows(wanted, self.layers[layer]["token"])
+        if (first := _first(rows.is_null())) >= 0:
+            what = f"refers to geometry {wanted[first].as_py()!r}, which is not there"
+            raise damaged(self.path, name, token[first].as_py(), what)
+        return rows
+
+    def _points(
+        self, layer: str, token: pa.Array, nodes: pa.ListArray, places: pa.ListArray
+    ) -> tuple[npt.NDArray[np.float64], IntArray]:
+        """The points of lines or rings, and how many each has.
+
+        Args:
+            layer: "line" or "polygon".
+            token: whose they are.
+            nodes: tokens of their nodes.
+            places: rows of the same in `xy_m`.
+        """
+        self._refuse(layer, token, nodes.is_null(), lacks("node_tokens"))
+        rows, of = _flat(places)
+        if (first := _first(rows.is_null())) >= 0:
+            what = f"refers to node {nodes.flatten()[first].as_py()!r}, not there"
+            raise damaged(self.path, layer, token[int(of[first])].as_py(), what)
+        return self.xy_m[_numbers(rows)], np.bincount(of, minlength=len(nodes))
+
+    def _refuse(self, layer: str, token: pa.Array, bad: pa.Array, what: str) -> None:
+        """Raise for the first bad record, if there is one."""
+        if (first := _first(bad)) >= 0:
+            raise damaged(self.path, layer, token[first].as_py(), what)
+
+
+def _elements(
+    token: pa.Array, kind: pa.Array, whole: npt.NDArray[np.bool_], geometry: Geometries
+) -> Elements:
+    """The whole ones of some records, whose geometry this is; the others are skipped."""
+    kept = pa.array(whole)
+    skipped = token.filter(pc.invert(kept))
+    return Elements(
+        token.filter(kept).to_pylist(), kind.filter(kept).to_pylist(), geometry, skipped.to_pylist()
+    )
+
+
+def _rows(wanted: pa.Array, among: pa.Array) -> pa.Array:
+    """Where each token stands, null if nowhere; the last of several equal ones."""
+    return pc.subtract(len(among) - 1, pc.index_in(wanted, among[::-1]))
+
+
+def _flat(lists: pa.ListArray) -> tuple[pa.Array, IntArray]:
+    """The items of all lists, and the row of the list that each is in."""
+    return lists.flatten(), _numbers(pc.list_parent_indices(lists))
+
+
+def _with(lists: pa.ListArray, values: pa.Array) -> pa.ListArray:
+    """The lists with other values."""
+    return pa.ListArray.from_arrays(lists.offsets, values, mask=lists.is_null())
+
+
+def _first(where: pa.Array) -> int:
+    """The first row that is true, or -1."""
+    return int(where.index(pa.scalar(value=True)).as_py())
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[Any]:
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def _valid_only(found: Elements) -> Elements:
@@ -264,10 +285,8 @@ def _valid_only(found: Elements) -> Elements:
     )
 
 
-def _lines(
-    parts: Sequence[npt.NDArray[np.float64]], make: Callable[..., Any] = shapely.linestrings
+def _shapes(
+    xy: npt.NDArray[np.float64], size: IntArray, make: Callable[..., Any] = shapely.linestrings
 ) -> Geometries:
-    """(n, 2) coordinate arrays → linestrings or, as `make` says, rings."""
-    owner = np.repeat(np.arange(len(parts)), [len(xy) for xy in parts])
-    xy = np.concatenate([np.empty((0, 2)), *parts])
-    return np.atleast_1d(make(xy, indices=owner))
+    """(n, 2) points → linestrings or, as `make` says, rings of so many points each."""
+    return np.atleast_1d(make(xy, indices=np.repeat(np.arange(len(size)), size)))

@@ -22,12 +22,11 @@ from odvla_bench.datasets.nuscenes.cache import fingerprint_files, new_directory
 from odvla_bench.datasets.nuscenes.map_json import (
     BOUNDARY,
     CROSSING_EDGES,
-    LINE_LAYERS,
-    POLYGON_LAYERS,
     Elements,
     Geometries,
     read_map,
 )
+from odvla_bench.datasets.nuscenes.map_records import LINE_LAYERS, POLYGON_LAYERS
 from odvla_bench.geometry import FloatArray, Pose, box_corners, yaw_of
 from odvla_bench.provenance import digest_text
 from odvla_bench.registry import suggest
@@ -41,7 +40,8 @@ BOUNDARY_INSET_M = 0.2
 
 _CELL_M = 64.0
 _LONG_VERTICES = 256
-_BLOCK_VERTICES = 1 << 20  # vertices clipped at a time; bounds the memory of a query
+_BLOCK_VERTICES = 1 << 16  # vertices clipped at a time; they fit into a processor's cache
+_MARGIN_M = 1e-3
 
 IntArray = npt.NDArray[np.int64]
 
@@ -76,7 +76,7 @@ class Patches:
 
     def from_global(self, xy_m: FloatArray, patch: IntArray) -> FloatArray:
         """(N, 2) GLOBAL points → (N, 2) points in the frames of the patches of rows `patch`."""
-        dx, dy = (xy_m - self.centre_m[patch]).T
+        dx, dy = xy_m[:, 0] - self.centre_m[patch, 0], xy_m[:, 1] - self.centre_m[patch, 1]
         cos, sin = np.cos(self.yaw_rad)[patch], np.sin(self.yaw_rad)[patch]
         return np.stack([cos * dx + sin * dy, cos * dy - sin * dx], -1)
 
@@ -111,6 +111,16 @@ class Layer:
         return shapely.STRtree(self.geometry)
 
     @cached_property
+    def is_long(self) -> npt.NDArray[np.bool_]:
+        """(E,) which outlines are worth to be cut before they are looked at."""
+        return np.asarray(shapely.get_num_coordinates(self.geometry) > _LONG_VERTICES)
+
+    @cached_property
+    def bounds(self) -> FloatArray:
+        """(E, 4) lowest x and y, highest x and y, GLOBAL."""
+        return np.asarray(shapely.bounds(self.geometry)).reshape(-1, 4)
+
+    @cached_property
     def line_of_piece(self) -> IntArray | None:
         """(E,) first row of the line that each row is a piece of; None where all are whole."""
         if self.name != BOUNDARY:
@@ -121,11 +131,9 @@ class Layer:
     def query(self, patches: Patches) -> Clipped:
         """What of the layer lies in each patch; a line along a patch's very edge does not."""
         inset = BOUNDARY_INSET_M if self.name == BOUNDARY else 0.0
-        half = tuple(size / 2 - inset for size in patches.size_m)
-        patch, element = self.tree.query(patches.outlines)
-        order = np.lexsort((element, patch))
-        patch, element = patch[order], element[order]
-        shapes = _trimmed(self.geometry, element, patches, patch)
+        half = (patches.size_m[0] / 2 - inset, patches.size_m[1] / 2 - inset)
+        patch, element = self._candidates(patches, half)
+        shapes = self._trimmed(element, patches, patch)
         parts = [
             _clip(shapes[rows], patches, patch[rows], half)
             for rows in _blocks(shapely.get_num_coordinates(shapes))
@@ -133,13 +141,44 @@ class Layer:
         inside = np.concatenate([np.empty(0, object), *parts])
         if self.line_of_piece is not None:
             patch, element, inside = _merged(patch, self.line_of_piece[element], inside)
-        single, owner = shapely.get_parts(inside, return_index=True)
-        # Of a shape that it only touches a patch holds a point or, of a polygon, a line.
-        dimension = 2 if self.name in POLYGON_LAYERS else 1
-        real = shapely.get_dimensions(single) == dimension
-        real &= ~shapely.is_empty(single)
-        owner = owner[real]
-        return Clipped(patch[owner], element[owner], single[real])
+        single, owner = _singles(inside, 2 if self.name in POLYGON_LAYERS else 1)
+        return Clipped(patch[owner], element[owner], single)
+
+    def _candidates(
+        self, patches: Patches, half_m: tuple[float, float]
+    ) -> tuple[IntArray, IntArray]:
+        """Pairs of patch and element, sorted, without those whose boxes are apart."""
+        patch, element = self.tree.query(patches.outlines)
+        # Of what a turned patch's upright box holds, much is outside the patch.
+        low, high = self.bounds[element, :2], self.bounds[element, 2:]
+        middle = patches.from_global((low + high) / 2, patch)
+        x, y = ((high - low) / 2).T
+        cos, sin = np.abs(np.cos(patches.yaw_rad)[patch]), np.abs(np.sin(patches.yaw_rad)[patch])
+        reach = np.stack([cos * x + sin * y, cos * y + sin * x], -1) + half_m + _MARGIN_M
+        near = (np.abs(middle) < reach).all(1)
+        patch, element = patch[near], element[near]
+        order = np.argsort(patch * len(self.geometry) + element)
+        return patch[order], element[order]
+
+    def _trimmed(self, element: IntArray, patches: Patches, patch: IntArray) -> Geometries:
+        """The geometry of each (element, patch) pair; of long outlines what is near the patch.
+
+        A town's drivable area is one polygon with every block as a hole. It is cut once for each
+        cell of a coarse grid, with so much around the cell that no patch with its centre there
+        reaches the cut.
+        """
+        shapes = self.geometry[element]
+        long = np.flatnonzero(self.is_long[element])
+        cell = np.floor(patches.centre_m[patch[long]] / _CELL_M).astype(np.int64)
+        keys, pair = np.unique(np.column_stack([element[long], cell]), axis=0, return_inverse=True)
+        reach = np.hypot(*patches.size_m) / 2 + 1.0
+        cut = np.empty(len(keys), object)
+        for i, (row, x, y) in enumerate(keys):
+            low = np.array([x, y]) * _CELL_M - reach
+            high = low + _CELL_M + 2 * reach
+            cut[i] = shapely.clip_by_rect(self.geometry[row], *low, *high)
+        shapes[long] = cut[pair.reshape(-1)]
+        return shapes
 
 
 @dataclass(frozen=True)
@@ -251,40 +290,40 @@ def _write(layers: dict[str, Elements], folder: Path) -> None:
     skipped = [(name, token) for name, found in layers.items() for token in found.skipped]
     names, tokens = zip(*skipped, strict=True) if skipped else ((), ())
     with new_directory(folder) as work:
-        pq.write_table(pa.concat_tables(elements), work / "elements.parquet", compression="zstd")
+        pq.write_table(pa.concat_tables(elements), work / "elements.parquet", compression="lz4")
         texts = {"layer": pa.array(names, pa.string()), "token": pa.array(tokens, pa.string())}
         pq.write_table(pa.table(texts), work / "skipped.parquet")
 
 
 def _clip(
-    geometry: Geometries, patches: Patches, patch: IntArray, half_m: tuple[float, ...]
+    geometry: Geometries, patches: Patches, patch: IntArray, half_m: tuple[float, float]
 ) -> Geometries:
     """GLOBAL geometries → what of each lies in its patch, in the patch's frame."""
     xy, owner = shapely.get_coordinates(geometry, return_index=True)
-    local = shapely.set_coordinates(geometry.copy(), patches.from_global(xy, patch[owner]))
-    return shapely.clip_by_rect(local, -half_m[0], -half_m[1], half_m[0], half_m[1])
+    xy = patches.from_global(xy, patch[owner])
+    if (shapely.get_type_id(geometry) == shapely.GeometryType.LINESTRING).all():
+        local = shapely.linestrings(xy, indices=owner)  # faster than new coordinates for old lines
+    else:
+        local = shapely.set_coordinates(geometry.copy(), xy)
+    return np.atleast_1d(shapely.clip_by_rect(local, -half_m[0], -half_m[1], *half_m))
 
 
-def _trimmed(
-    geometry: Geometries, element: IntArray, patches: Patches, patch: IntArray
-) -> Geometries:
-    """The geometry of each (element, patch) pair; of long outlines only what is near the patch.
+def _singles(inside: Geometries, dimension: int) -> tuple[Geometries, IntArray]:
+    """The lines (dimension 1) or polygons (2) that geometries consist of, and which they are of.
 
-    A town's drivable area is one polygon with every block as a hole. It is cut once for each cell
-    of a coarse grid, with so much around the cell that no patch with its centre there reaches the
-    cut.
+    Of a shape that it only touches a patch holds a point or, of a polygon, a line.
     """
-    shapes = geometry[element]
-    long = np.flatnonzero(shapely.get_num_coordinates(geometry)[element] > _LONG_VERTICES)
-    cell = np.floor(patches.centre_m[patch[long]] / _CELL_M).astype(np.int64)
-    keys, pair = np.unique(np.column_stack([element[long], cell]), axis=0, return_inverse=True)
-    reach = np.hypot(*patches.size_m) / 2 + 1.0
-    cut = np.empty(len(keys), object)
-    for i, (row, x, y) in enumerate(keys):
-        low = np.array([x, y]) * _CELL_M - reach
-        cut[i] = shapely.clip_by_rect(geometry[row], *low, *(low + _CELL_M + 2 * reach))
-    shapes[long] = cut[pair.reshape(-1)]
-    return shapes
+    simple = {1: shapely.GeometryType.LINESTRING, 2: shapely.GeometryType.POLYGON}[dimension]
+    there = np.flatnonzero(~shapely.is_empty(inside))
+    is_single = shapely.get_type_id(inside[there]) == simple
+    owner, several = there[is_single], there[~is_single]
+    if not len(several):
+        return inside[owner], owner
+    parts, of = shapely.get_parts(inside[several], return_index=True)
+    real = (shapely.get_dimensions(parts) == dimension) & ~shapely.is_empty(parts)
+    owner = np.r_[owner, several[of[real]]]
+    order = np.argsort(owner, kind="stable")
+    return np.concatenate([inside[there[is_single]], parts[real]])[order], owner[order]
 
 
 def _blocks(vertices: IntArray) -> Iterator[slice]:

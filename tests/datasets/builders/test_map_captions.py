@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest, Context
 from odvla_bench.datasets.builders.map_captions import BUILDER
-from odvla_bench.datasets.builders.map_text import MAX_POINTS, centres, outlines, points
+from odvla_bench.datasets.builders.map_text import (
+    MAX_POINTS,
+    TOLERANCE_M,
+    centres,
+    monotone,
+    outlines,
+    points,
+)
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.provenance import default_cache_dir
 
@@ -203,24 +210,38 @@ def test_elements_are_sorted_by_keyframe_and_inside_the_area(town: dict[str, pa.
     ],
 )
 def test_outlines(shape: str, text: str) -> None:
-    assert outlines(np.array([shapely.from_wkt(shape)])) == [text]
+    assert outlines(np.array([shapely.from_wkt(shape)])).to_pylist() == [text]
 
 
 def test_a_wiggly_line_is_resampled_end_to_end() -> None:
     xy = np.column_stack([np.resize([0, 5], 12), np.arange(12)])
-    (text,) = outlines(np.array([shapely.LineString(xy)]))
+    (text,) = outlines(np.array([shapely.LineString(xy)])).to_pylist()
     found = re.findall(r"\(([^)]*)\)", text)
     assert len(found) == MAX_POINTS
     assert (found[0], found[-1]) == ("0.0,0.0", "5.0,11.0")
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 9000), st.integers(-9000, 9000)), min_size=1, max_size=12
+    ).map(lambda steps: np.cumsum([(0, 0), *steps], axis=0) / 1000)
+)
+def test_lines_without_turning_back_are_thinned_as_all_are(xy: np.ndarray) -> None:
+    for line in (shapely.LineString(xy), shapely.LineString(xy[:, ::-1])):
+        lines = np.array([line, shapely.Point(0, 0).buffer(3).exterior])
+        points_and_rows = shapely.get_coordinates(lines, return_index=True)
+        assert monotone(*points_and_rows).tolist() == [True, False]
+        simple = shapely.simplify(line, TOLERANCE_M)
+        assert shapely.simplify(line, TOLERANCE_M, preserve_topology=False).equals_exact(simple, 0)
+
+
 def test_centres() -> None:
-    assert centres(np.array([shapely.box(0, 0, 2, 1)])) == ["(1.0,0.5)"]
+    assert centres(np.array([shapely.box(0, 0, 2, 1)])).to_pylist() == ["(1.0,0.5)"]
 
 
 @given(st.lists(st.tuples(*[st.floats(-100, 100)] * 2), max_size=5))
 def test_points_read_back_to_a_twentieth(xy: list[tuple[float, float]]) -> None:
-    texts = points(np.array(xy).reshape(-1, 2))
+    texts = points(np.array(xy).reshape(-1, 2)).to_pylist()
     back = [tuple(map(float, text.strip("()").split(","))) for text in texts]
     assert np.allclose(back, xy, rtol=0, atol=0.05 + 1e-9)
     assert not any(re.search(r"-0\.0\b", text) for text in texts)

@@ -141,6 +141,11 @@ def changed(layer: str, **values: Any) -> dict[str, Any]:
         pytest.param("[1, 2", "not a whole JSON file", id="truncated"),
         pytest.param("[" * 100_000, "not a whole JSON file", id="nested too deeply"),
         pytest.param([1], "no object", id="no object"),
+        pytest.param("null", "no object", id="null"),
+        pytest.param("", "not a whole JSON file", id="empty"),
+        pytest.param("{} {}", "not a whole JSON file", id="two objects"),
+        pytest.param("\ufeff{}", "not a whole JSON file", id="byte order mark"),
+        pytest.param('{"lane": [], "lane": []}', "no layer 'node'", id="a layer twice"),
         pytest.param({**street_map(), "version": "1.2"}, "version 1.2; 1.3", id="old version"),
         pytest.param({**street_map(), "version": "new"}, "version new; 1.3", id="odd version"),
         pytest.param(without("lane"), "no layer 'lane'", id="layer missing"),
@@ -165,6 +170,12 @@ def changed(layer: str, **values: Any) -> dict[str, Any]:
         pytest.param(
             changed("drivable_area", polygon_tokens=None), "drivable_area", id="no polygon list"
         ),
+        pytest.param(changed("lane", lane_type=3), "lane north .*'lane_type' is 3", id="odd kind"),
+        pytest.param(
+            changed("road_segment", is_intersection="no"),
+            "road_segment segment .*'is_intersection' is 'no'",
+            id="text for a yes or no",
+        ),
     ],
 )
 def test_a_damaged_map_is_named(tmp_path: Path, content: Any, says: str) -> None:
@@ -172,6 +183,27 @@ def test_a_damaged_map_is_named(tmp_path: Path, content: Any, says: str) -> None
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(InputError, match=rf"boston-seaport\.json: .*{says}"):
         read_map(path)
+
+
+def test_of_equal_tokens_the_last_counts(tmp_path: Path) -> None:
+    content = street_map()
+    middle = content["line"][0]["node_tokens"]
+    content["node"].append({"token": middle[0], "x": 20, "y": 50})
+    (line,) = read_map_of(tmp_path, content)["road_divider"].geometry
+    assert shapely.get_coordinates(line).tolist() == [[20, 50], [200, 50]]
+
+
+def test_what_a_record_need_not_say_may_be_absent_or_null(tmp_path: Path) -> None:
+    content = street_map()
+    del content["lane"][0]["lane_type"]
+    content["lane"][1]["lane_type"] = None
+    del content["road_segment"][0]["is_intersection"]
+    for polygon in content["polygon"]:
+        if not polygon["holes"]:
+            del polygon["holes"]
+    layers = read_map_of(tmp_path, content)
+    assert (layers["lane"].kind, layers["road_segment"].kind) == (["", ""], [""])
+    assert shapely.get_num_interior_rings(layers["drivable_area"].geometry).tolist() == [1]
 
 
 JSON = st.recursive(
