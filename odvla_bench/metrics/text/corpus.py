@@ -6,9 +6,11 @@ numbers of distinct texts, the tokenizer maps distinct texts, and equal pairs ar
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import chain, count
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,6 +26,8 @@ MAX_CHARACTERS = 100_000
 """Longest text that is scored; a driving caption has a few hundred characters."""
 
 _MAX_PROBLEMS = 10
+_LOOKED_UP_AT_ONCE = 4_096
+"""Values whose numbers are found together, so few that the lists in between stay in the cache."""
 _CODES_FOR_A_TABLE = 16
 """Times as many possible codes as codes, beyond which sorting them is cheaper."""
 
@@ -106,8 +110,8 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
         raise PredictionError("The corpus is empty: give at least one prediction to score.")
     sound = not any(issubclass(kind, str) for kind in set(map(type, references)))
     try:
-        texts, ids = number_distinct(chain(predictions, chain.from_iterable(references)))
-        sizes = _sizes(references, len(ids) - n)
+        members, sizes = _members(references)
+        texts, ids = number_distinct(predictions, members)
         sound = sound and bool(sizes.all()) and not any(map(_flaw, texts))
     except TypeError:  # something without a length, or that cannot be a key
         sound = False
@@ -142,18 +146,28 @@ def make_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]])
     return pair_up(read_samples(predictions, references))
 
 
-def number_distinct(values: Iterable[_Key]) -> tuple[list[_Key], IntArray]:
-    """The distinct values in the order of their first appearance, and each value's number."""
+def number_distinct(*parts: Sequence[_Key]) -> tuple[list[_Key], IntArray]:
+    """The distinct values of all parts in order of first appearance, and each value's number."""
     numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
-    ids = np.fromiter(map(numbers.__getitem__, values), np.int64)
-    return list(numbers), ids
+    ids = array("Q")
+    for values in parts:
+        for start in range(0, len(values), _LOOKED_UP_AT_ONCE):
+            ids.extend(array("Q", _look_up(numbers, values[start : start + _LOOKED_UP_AT_ONCE])))
+    return list(numbers), np.frombuffer(ids, np.int64)
 
 
-def _sizes(groups: Sequence[Sequence[str]], total: int) -> IntArray:
-    """The length of each group; one for each is told without asking all of them."""
-    if total == len(groups) and all(groups):
-        return np.ones(total, np.int64)
-    return np.fromiter(map(len, groups), np.int64, len(groups))
+def _look_up(numbers: Mapping[_Key, int], keys: Sequence[_Key]) -> tuple[int, ...]:
+    """The number of each key; an `itemgetter` finds many faster than anything else in Python."""
+    return itemgetter(*keys)(numbers) if len(keys) > 1 else (numbers[keys[0]],)
+
+
+def _members(groups: Sequence[Sequence[str]]) -> tuple[list[str], IntArray]:
+    """The members of all groups, group after group, and the size of each."""
+    try:
+        return [one for (one,) in groups], np.ones(len(groups), np.int64)
+    except ValueError:  # not one in each
+        sizes = np.fromiter(map(len, groups), np.int64, len(groups))
+        return list(chain.from_iterable(groups)), sizes
 
 
 def _corpus(samples: Samples, parts: list[tuple[IntArray, IntArray]], pair: IntArray) -> Corpus:
