@@ -6,7 +6,7 @@
 Every measurement is a process of its own, so that neither side profits from the other; a side that
 takes longer than `--timeout` is given up. CPU time is user and system time of the process and of
 its JVMs; memory is that of the largest process. Corpora are synthetic: long captions, nearly all
-different, and short answers, nearly all alike. Our side uses the paraphrase index, which one
+different, and short answers, nearly all alike. Our side uses METEOR's index, which one
 unmeasured call makes before. "METEOR" runs one JVM on both sides.
 """
 
@@ -134,14 +134,14 @@ def _ours_ptb(corpus: Corpus) -> None:
 
 
 def _ours_meteor_start(corpus: Corpus) -> None:
-    """Cut the paraphrase table down to the whole corpus, and score one pair with it."""
-    from odvla_bench.metrics.text import meteor, paraphrases
+    """Cut paraphrases and synonyms down to the whole corpus, and score one pair with them."""
+    from odvla_bench.metrics.text import lexicon, meteor
 
     predictions, references = corpus
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder, "table.gz")
-        paraphrases.write_filtered([*predictions, *(g[0] for g in references)], table)
-        meteor._score([f"SCORE ||| {references[0][0]} ||| {predictions[0]}"], table, None)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        lexicon.write_filtered([*predictions, *(g[0] for g in references)], folder)
+        meteor._score([f"SCORE ||| {references[0][0]} ||| {predictions[0]}"], folder, None)
 
 
 def _first(corpus: Corpus) -> Corpus:
