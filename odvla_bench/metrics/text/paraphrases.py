@@ -16,7 +16,7 @@ import gzip
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def known_pieces(db: sqlite3.Connection) -> set[bytes]:
     return set(pieces.split())
 
 
-def write(db: sqlite3.Connection, runs: Set[bytes], path: Path) -> int:
+def write(db: sqlite3.Connection, runs: set[bytes], path: Path) -> int:
     """Write the entries made of `runs`, gzipped as METEOR reads them; return their number."""
     kept = 0
     wanted = b'["' + b'","'.join([b"", *sorted(runs)]) + b'"]'  # no character to escape
@@ -63,7 +63,7 @@ def write(db: sqlite3.Connection, runs: Set[bytes], path: Path) -> int:
     return kept
 
 
-def _usable(lines: list[bytes], runs: Set[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+def _usable(lines: list[bytes], runs: set[bytes]) -> list[tuple[bytes, bytes, bytes]]:
     """Those of one first phrase's entries whose phrases are made of `runs`.
 
     An entry is three lines: probability, phrase, paraphrase.
@@ -79,7 +79,7 @@ def _usable(lines: list[bytes], runs: Set[bytes]) -> list[tuple[bytes, bytes, by
     ]
 
 
-def _occurs(pieces: list[bytes], runs: Set[bytes]) -> bool:
+def _occurs(pieces: list[bytes], runs: set[bytes]) -> bool:
     """Whether a phrase's pieces, and its pairs of neighbouring pieces, are all among `runs`."""
     return runs.issuperset(pieces) and runs.issuperset(pairs_of(pieces))
 

@@ -21,7 +21,7 @@ _ALPHABET = b"0123456789abcdefghijklmnopqrstuvwxyz"
 _PIECES_ONLY = bytes(b if b in _ALPHABET + b"\n" else 0x20 for b in range(256))
 _GAP = b"\1"
 """Stands as a word between two texts, whose words are no neighbours."""
-# ASCII byte → lower case, white space → a space, what is not of a word, a period or a gap → a hyphen.
+# Byte → lower case; white space → a space; what is of no word, no period and no gap → a hyphen.
 _WORDS_ONLY = bytes(
     b if b in _ALPHABET + b"." + _GAP else 0x20 if chr(b).isspace() and b < 128 else 0x2D
     for b in bytes(range(256)).lower()
@@ -52,7 +52,10 @@ def corpus_runs(texts: Iterable[str], known: Set[bytes] | None = None) -> set[by
         blocks = [ids[there[ids]] for ids in blocks]
     pairs = _distinct_neighbours(blocks, len(forms))
     last, first = (
-        [{pieces[end] for pieces in some if known is None or pieces[end] in known} for some in forms]
+        [
+            {pieces[end] for pieces in some if known is None or pieces[end] in known}
+            for some in forms
+        ]
         for end in (-1, 0)
     )
     across = {

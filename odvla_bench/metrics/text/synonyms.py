@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 
 from odvla_bench.metrics.text.runs import pieces_of
@@ -21,11 +21,21 @@ _SYNSETS, _EXCEPTIONS, _RELATIONS = (
     f"english.{kind}" for kind in ("synsets", "exceptions", "relations")
 )
 # WordNet's rules of detachment, as METEOR 1.5 has them; "ful" is put aside and back on.
-_ENDINGS = [
-    tuple(rule.encode().split(b">"))
-    for rule in "s> ses>s xes>x zes>z ches>ch shes>sh men>man ies>y es>e es> ed>e ed> ing>e ing> "
-    "er>e er> est>e est>".split()
-]
+_ENDINGS = {
+    b"s": [b""],
+    b"ses": [b"s"],
+    b"xes": [b"x"],
+    b"zes": [b"z"],
+    b"ches": [b"ch"],
+    b"shes": [b"sh"],
+    b"men": [b"man"],
+    b"ies": [b"y"],
+    b"es": [b"e", b""],
+    b"ed": [b"e", b""],
+    b"ing": [b"e", b""],
+    b"er": [b"", b"e"],
+    b"est": [b"", b"e"],
+}
 
 
 def checksum(jar: Path) -> str:
@@ -52,7 +62,7 @@ def add_to_index(db: sqlite3.Connection, jar: Path) -> None:
     db.execute("CREATE INDEX by_piece ON synonym (piece)")
 
 
-def write(db: sqlite3.Connection, pieces: Set[bytes], folder: Path) -> None:
+def write(db: sqlite3.Connection, pieces: set[bytes], folder: Path) -> None:
     """Write what a corpus of these pieces can use, as METEOR reads it."""
     [(exceptions,)] = db.execute("SELECT entries FROM exceptions")
     kept = [
@@ -84,9 +94,9 @@ def _entries(lines: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _bases(word: bytes) -> Iterator[bytes]:
     """What the rules can make of a word."""
-    for end, base in _ENDINGS:
+    for end, others in _ENDINGS.items():
         if word.endswith(end):
-            yield word[: -len(end)] + base
+            yield from (word[: -len(end)] + other for other in others)
     if word.endswith(b"ful"):
         for base in _bases(word[:-3]):
             yield from (base, base + b"ful")

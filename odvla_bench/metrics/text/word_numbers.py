@@ -43,7 +43,7 @@ class WordNumbers:
         start = np.zeros_like(stop)
         np.add(stop[:-1], 1, out=start[1:])
         left = stop - start
-        eights = np.ndarray(len(text), "<u8", text + bytes(8), strides=(1,))
+        eights: _Keys = np.ndarray(len(text), "<u8", text + bytes(8), strides=(1,))
         numbers = self._look_up(eights[start] & _FIRST_BYTES.take(left, mode="clip"))
         longer = np.flatnonzero(left > 8)
         start, left = start[longer], left[longer]
