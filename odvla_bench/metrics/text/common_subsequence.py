@@ -38,7 +38,7 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
     lengths = np.empty(len(first), np.int64)
     for part in _parts(words.length, short, long):
         a, b = short[part], long[part]
-        if len(part) >= _FEWEST_TOGETHER and words.length[a].max() <= _MOST_BITS:
+        if len(a) >= _FEWEST_TOGETHER and words.length[a].max() <= _MOST_BITS:
             lengths[part] = _together(_padded(words, a, -1), _padded(words, b, -2))
         else:
             lengths[part] = [
@@ -47,9 +47,13 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
     return lengths
 
 
-def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArray]:
-    """Indices of pairs of texts alike in length, so many that their table is not too large."""
+def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArray | slice]:
+    """Places of pairs of texts alike in length, so many that their table is not too large."""
     # Up to 8 words and all powers of two beyond; NumPy sorts 16-bit integers by their digits.
+    if count.max() <= 8:
+        step = _CELLS_AT_ONCE // 8**2
+        yield from (slice(start, start + step) for start in range(0, len(short), step))
+        return
     exponent = np.maximum(np.frexp(count - 0.5)[1], 3).astype(np.uint16)
     kind = exponent[short] + 256 * exponent[long]
     order = np.argsort(kind, kind="stable")

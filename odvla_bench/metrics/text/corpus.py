@@ -26,8 +26,8 @@ MAX_CHARACTERS = 100_000
 """Longest text that is scored; a driving caption has a few hundred characters."""
 
 _MAX_PROBLEMS = 10
-_LOOKED_UP_AT_ONCE = 4_096
-"""Values whose numbers are found together, so few that the lists in between stay in the cache."""
+LOOKED_UP_AT_ONCE = 4_096
+"""Keys whose numbers are asked for together, so few that the lists in between stay in the cache."""
 _CODES_FOR_A_TABLE = 16
 """Times as many possible codes as codes, beyond which sorting them is cheaper."""
 
@@ -112,7 +112,7 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
     try:
         members, sizes = _members(references)
         texts, ids = number_distinct(predictions, members)
-        sound = sound and bool(sizes.all()) and not any(map(_flaw, texts))
+        sound = sound and int(sizes.min()) > 0 and not any(map(_flaw, texts))
     except TypeError:  # something without a length, or that cannot be a key
         sound = False
     if not sound:
@@ -124,8 +124,8 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
 def pair_up(samples: Samples) -> Corpus:
     """The distinct pairs of the samples; those with equally many references stand together."""
     sizes = samples.reference_count
-    size = int(sizes[0])
-    if (sizes == size).all():
+    size = int(sizes.min())
+    if size == sizes.max():
         group = samples.reference.reshape(-1, size)
         code, rows = _equal_rows(samples.prediction, group, len(samples.texts))
         return _corpus(samples, [(rows, group[rows])], code)
@@ -151,14 +151,17 @@ def number_distinct(*parts: Sequence[_Key]) -> tuple[list[_Key], IntArray]:
     numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
     ids = array("Q")
     for values in parts:
-        for start in range(0, len(values), _LOOKED_UP_AT_ONCE):
-            ids.extend(array("Q", _look_up(numbers, values[start : start + _LOOKED_UP_AT_ONCE])))
+        for start in range(0, len(values), LOOKED_UP_AT_ONCE):
+            ids.extend(array("Q", numbers_of(numbers, values[start : start + LOOKED_UP_AT_ONCE])))
     return list(numbers), np.frombuffer(ids, np.int64)
 
 
-def _look_up(numbers: Mapping[_Key, int], keys: Sequence[_Key]) -> tuple[int, ...]:
+def numbers_of(numbers: Mapping[_Key, int], keys: Sequence[_Key]) -> tuple[int, ...]:
     """The number of each key; an `itemgetter` finds many faster than anything else in Python."""
-    return itemgetter(*keys)(numbers) if len(keys) > 1 else (numbers[keys[0]],)
+    if len(keys) > 1:
+        found: tuple[int, ...] = itemgetter(*keys)(numbers)
+        return found
+    return tuple(map(numbers.__getitem__, keys))
 
 
 def _members(groups: Sequence[Sequence[str]]) -> tuple[list[str], IntArray]:
@@ -172,12 +175,14 @@ def _members(groups: Sequence[Sequence[str]]) -> tuple[list[str], IntArray]:
 
 def _corpus(samples: Samples, parts: list[tuple[IntArray, IntArray]], pair: IntArray) -> Corpus:
     """The corpus of pairs given as an example row and the references of each, by their number."""
-    counts = np.concatenate([np.full(len(group), group.shape[1]) for _, group in parts])
+    counts = np.repeat([g.shape[1] for _, g in parts], [len(g) for _, g in parts])
+    offset = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offset[1:])
     return Corpus(
         texts=samples.texts,
         hypothesis=samples.prediction[np.concatenate([rows for rows, _ in parts])],
         reference=np.concatenate([group.ravel() for _, group in parts]),
-        offset=np.concatenate([[0], np.cumsum(counts)]),
+        offset=offset,
         pair=pair,
     )
 
@@ -192,7 +197,9 @@ def _equal_rows(first: IntArray, others: IntArray, texts: int) -> tuple[IntArray
     """
     many, code = texts, first
     for column in others.T:
-        many, code = _ranks(code * texts + column, many * texts)
+        code = code * texts
+        code += column
+        many, code = _ranks(code, many * texts)
     example = np.empty(many, np.int64)
     example[code] = np.arange(len(code))
     return code, example
@@ -205,10 +212,9 @@ def _ranks(codes: IntArray, limit: int) -> tuple[int, IntArray]:
         return len(distinct), rank
     there = np.zeros(limit, bool)
     there[codes] = True
-    distinct = np.flatnonzero(there)
-    rank = np.empty(limit, np.int64)
-    rank[distinct] = np.arange(len(distinct))
-    return len(distinct), rank[codes]
+    rank = np.cumsum(there, dtype=np.int32)  # from 1 up
+    rank -= 1
+    return int(rank[-1]) + 1, rank[codes].astype(np.int64)
 
 
 def _problems(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
