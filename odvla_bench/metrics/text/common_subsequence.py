@@ -21,6 +21,8 @@ _MOST_BITS = 128
 _FEWEST_TOGETHER = 64
 """Pairs below which numpy's calls cost more than they save."""
 _CELLS_AT_ONCE = 1 << 24
+_FEW_WORDS = 8
+"""Words up to which texts are not told apart by their length; they fit into a byte."""
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 """Bits set in each byte."""
 
@@ -33,12 +35,14 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
         first: (E,) texts.
         second: (E,) texts.
     """
+    if words.length.max() <= _FEW_WORDS:
+        return _of_few_words(words, first, second)
     swap = words.length[first] > words.length[second]
     short, long = np.where(swap, second, first), np.where(swap, first, second)
     lengths = np.empty(len(first), np.int64)
     for part in _parts(words.length, short, long):
         a, b = short[part], long[part]
-        if len(a) >= _FEWEST_TOGETHER and words.length[a].max() <= _MOST_BITS:
+        if len(part) >= _FEWEST_TOGETHER and words.length[a].max() <= _MOST_BITS:
             lengths[part] = _together(_padded(words, a, -1), _padded(words, b, -2))
         else:
             lengths[part] = [
@@ -47,13 +51,20 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
     return lengths
 
 
-def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArray | slice]:
-    """Places of pairs of texts alike in length, so many that their table is not too large."""
+def _of_few_words(words: Words, first: IntArray, second: IntArray) -> IntArray:
+    """(E,) lengths where no text has more than `_FEW_WORDS`: answers, of which many are equal."""
+    every = np.arange(len(words.length))
+    one, other = _padded(words, every, -1), _padded(words, every, -2)
+    step = _CELLS_AT_ONCE // _FEW_WORDS**2
+    parts = [slice(start, start + step) for start in range(0, len(first), step)]
+    return np.concatenate(
+        [_together(one.take(first[p], axis=1), other.take(second[p], axis=1)) for p in parts]
+    )
+
+
+def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArray]:
+    """Indices of pairs of texts alike in length, so many that their table is not too large."""
     # Up to 8 words and all powers of two beyond; NumPy sorts 16-bit integers by their digits.
-    if count.max() <= 8:
-        step = _CELLS_AT_ONCE // 8**2
-        yield from (slice(start, start + step) for start in range(0, len(short), step))
-        return
     exponent = np.maximum(np.frexp(count - 0.5)[1], 3).astype(np.uint16)
     kind = exponent[short] + 256 * exponent[long]
     order = np.argsort(kind, kind="stable")

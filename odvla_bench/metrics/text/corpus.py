@@ -108,11 +108,11 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
     n = len(predictions)
     if not n:
         raise PredictionError("The corpus is empty: give at least one prediction to score.")
-    sound = not any(issubclass(kind, str) for kind in set(map(type, references)))
     try:
         members, sizes = _members(references)
         texts, ids = number_distinct(predictions, members)
-        sound = sound and int(sizes.min()) > 0 and not any(map(_flaw, texts))
+        sound = sizes.min() > 0 and not any(map(_flaw, texts))
+        sound = sound and not _has_string(references, sizes, texts, ids[n:])
     except TypeError:  # something without a length, or that cannot be a key
         sound = False
     if not sound:
@@ -149,11 +149,11 @@ def make_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]])
 def number_distinct(*parts: Sequence[_Key]) -> tuple[list[_Key], IntArray]:
     """The distinct values of all parts in order of first appearance, and each value's number."""
     numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
-    ids = array("Q")
+    ids = array("I")
     for values in parts:
         for start in range(0, len(values), LOOKED_UP_AT_ONCE):
-            ids.extend(array("Q", numbers_of(numbers, values[start : start + LOOKED_UP_AT_ONCE])))
-    return list(numbers), np.frombuffer(ids, np.int64)
+            ids.extend(array("I", numbers_of(numbers, values[start : start + LOOKED_UP_AT_ONCE])))
+    return list(numbers), np.frombuffer(ids, np.int32)
 
 
 def numbers_of(numbers: Mapping[_Key, int], keys: Sequence[_Key]) -> tuple[int, ...]:
@@ -173,6 +173,16 @@ def _members(groups: Sequence[Sequence[str]]) -> tuple[list[str], IntArray]:
         return list(chain.from_iterable(groups)), sizes
 
 
+def _has_string(
+    groups: Sequence[Sequence[str]], sizes: IntArray, texts: list[str], ids: IntArray
+) -> bool:
+    """Whether a group is a string; its members were then taken for texts of one character."""
+    if sizes.max() == 1:
+        letter = np.array([len(text) == 1 for text in texts])
+        groups = [groups[row] for row in np.flatnonzero(letter[ids]).tolist()]
+    return any(issubclass(kind, str) for kind in set(map(type, groups)))
+
+
 def _corpus(samples: Samples, parts: list[tuple[IntArray, IntArray]], pair: IntArray) -> Corpus:
     """The corpus of pairs given as an example row and the references of each, by their number."""
     counts = np.repeat([g.shape[1] for _, g in parts], [len(g) for _, g in parts])
@@ -180,8 +190,8 @@ def _corpus(samples: Samples, parts: list[tuple[IntArray, IntArray]], pair: IntA
     np.cumsum(counts, out=offset[1:])
     return Corpus(
         texts=samples.texts,
-        hypothesis=samples.prediction[np.concatenate([rows for rows, _ in parts])],
-        reference=np.concatenate([group.ravel() for _, group in parts]),
+        hypothesis=samples.prediction[np.concatenate([rows for rows, _ in parts])].astype(np.int64),
+        reference=np.concatenate([group.ravel() for _, group in parts], dtype=np.int64),
         offset=offset,
         pair=pair,
     )
@@ -197,8 +207,7 @@ def _equal_rows(first: IntArray, others: IntArray, texts: int) -> tuple[IntArray
     """
     many, code = texts, first
     for column in others.T:
-        code = code * texts
-        code += column
+        code = np.multiply(code, texts, dtype=np.int64) + column
         many, code = _ranks(code, many * texts)
     example = np.empty(many, np.int64)
     example[code] = np.arange(len(code))
