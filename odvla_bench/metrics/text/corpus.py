@@ -150,7 +150,8 @@ def number_distinct(*parts: Sequence[_Key]) -> tuple[list[_Key], IntArray]:
     """The distinct values of all parts in order of first appearance, and each value's number."""
     numbers: defaultdict[_Key, int] = defaultdict(count().__next__)
     ids = array("I")
-    for values in parts:
+    for part in parts:
+        values = part if isinstance(part, list) else list(part)
         for start in range(0, len(values), LOOKED_UP_AT_ONCE):
             ids.extend(array("I", numbers_of(numbers, values[start : start + LOOKED_UP_AT_ONCE])))
     return list(numbers), np.frombuffer(ids, np.int32)
@@ -179,7 +180,8 @@ def _has_string(
     """Whether a group is a string; its members were then taken for texts of one character."""
     if sizes.max() == 1:
         letter = np.array([len(text) == 1 for text in texts])
-        groups = [groups[row] for row in np.flatnonzero(letter[ids]).tolist()]
+        every = list(groups)
+        groups = [every[row] for row in np.flatnonzero(letter[ids]).tolist()]
     return any(issubclass(kind, str) for kind in set(map(type, groups)))
 
 

@@ -90,11 +90,12 @@ def _filed_entries(table: Path, known: set[bytes]) -> Iterator[tuple[str, bytes]
     All phrases' pieces are added to `known`.
     """
     for lines in _line_blocks(table):
-        known.update(pieces_of(b" ".join(lines[1::3])), pieces_of(b" ".join(lines[2::3])))
+        known.update(pieces_of(b" ".join(lines[2::3])))
         start = 0
         for phrase, same in groupby(lines[1::3]):
             stop = start + 3 * sum(1 for _ in same)
             pieces = pieces_of(phrase)
+            known.update(pieces)
             run = max(pairs_of(pieces) or pieces, key=len, default=b"")
             yield run.decode(), _pack(b"\n".join(lines[start:stop]))
             start = stop

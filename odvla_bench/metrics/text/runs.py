@@ -26,7 +26,7 @@ _WORDS_ONLY = bytes(
     b if b in _ALPHABET + b"." + _GAP else 0x20 if chr(b).isspace() and b < 128 else 0x2D
     for b in bytes(range(256)).lower()
 )
-_TEXTS_AT_ONCE = 4000
+_TEXTS_AT_ONCE = 1_000
 _LARGEST_TABLE = 1 << 26
 """Possible pairs of words up to which each has a place in a table; beyond, pairs are sorted."""
 
