@@ -27,6 +27,9 @@ _WORDS_ONLY = bytes(
     for b in bytes(range(256)).lower()
 )
 _TEXTS_AT_ONCE = 1_000
+_KEPT_BYTES = 1 << 24
+"""glibc, once it has freed so much in one piece, keeps the memory of smaller arrays for the next
+ones; else it asks the system for every page of each block's arrays anew (mallopt(3))."""
 _LARGEST_TABLE = 1 << 26
 """Possible pairs of words up to which each has a place in a table; beyond, pairs are sorted."""
 
@@ -41,6 +44,7 @@ def corpus_runs(texts: Iterable[str], known: Set[bytes] | None = None) -> set[by
     Returns:
         Pieces, and pairs with a space between their pieces.
     """
+    np.empty(_KEPT_BYTES, np.uint8)
     numbers = WordNumbers()
     [gap] = numbers.of(_GAP + b" ").tolist()
     blocks = [numbers.of(block) for block in _blocks(texts)]
@@ -96,7 +100,7 @@ def _blocks(texts: Iterable[str]) -> Iterator[bytes]:
     rest = iter(texts)
     gap = _GAP.decode()
     while some := [text.replace(gap, "-") for text in islice(rest, _TEXTS_AT_ONCE)]:
-        block = f" {gap} ".join(["", *some, ""])[1:]
+        block = f" {gap} ".join([gap, *some, ""])
         if not block.isascii():
             block = " ".join(block.lower().split()) + " "
         yield block.encode().translate(_WORDS_ONLY)
