@@ -6,7 +6,7 @@
 Every measurement is a process of its own, so that neither side profits from the other; a side that
 takes longer than `--timeout` is given up. CPU time is user and system time of the process and of
 its JVMs; memory is that of the largest process. Corpora are synthetic: long captions, nearly all
-different, and short answers, nearly all alike. Our side uses the paraphrase index, which one
+different, and short answers, nearly all alike. Our side uses METEOR's index, which one
 unmeasured call makes before. "METEOR" runs one JVM on both sides.
 """
 
@@ -134,14 +134,14 @@ def _ours_ptb(corpus: Corpus) -> None:
 
 
 def _ours_meteor_start(corpus: Corpus) -> None:
-    """Cut the paraphrase table down to the whole corpus, and score one pair with it."""
-    from odvla_bench.metrics.text import meteor, paraphrases
+    """Cut paraphrases and synonyms down to the whole corpus, and score one pair with them."""
+    from odvla_bench.metrics.text import lexicon, meteor
 
     predictions, references = corpus
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder, "table.gz")
-        paraphrases.write_filtered([*predictions, *(g[0] for g in references)], table)
-        meteor._score([f"SCORE ||| {references[0][0]} ||| {predictions[0]}"], table, None)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        lexicon.write_filtered([*predictions, *(g[0] for g in references)], folder)
+        meteor._score([f"SCORE ||| {references[0][0]} ||| {predictions[0]}"], folder, None)
 
 
 def _first(corpus: Corpus) -> Corpus:
@@ -214,27 +214,28 @@ def _measure_here(case: str, corpus_name: str, samples: int, side: int) -> None:
 
 
 def _measure(case: str, corpus_name: str, given: argparse.Namespace, side: int) -> list[Usage]:
-    """One run after another, each a fresh process."""
+    """One run of one side, in a fresh process; none where it takes too long."""
     command = [sys.executable, "-m", "benchmarks.text_metrics", "--samples", str(given.samples)]
     command += ["--one", case, "--corpus", corpus_name, "--side", str(side)]
-    runs = []
-    for _ in range(given.repeats):
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as process:
-            try:
-                output, _ = process.communicate(timeout=given.timeout)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)  # its JVM with it
-                continue
-        if process.returncode:
-            raise SystemExit(f"{case} failed")
-        runs.append(Usage(*json.loads(output.splitlines()[-1])))
-    return runs
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=given.timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its JVM with it
+            return []
+    if process.returncode:
+        raise SystemExit(f"{case} failed")
+    return [Usage(*json.loads(output.splitlines()[-1]))]
 
 
 def _row(corpus_name: str, case: str, given: argparse.Namespace) -> list[str]:
-    theirs, ours = (_measure(case, corpus_name, given, side) for side in (0, 1))
+    theirs: list[Usage] = []
+    ours: list[Usage] = []
+    for _ in range(given.repeats):  # in turn, so that a machine that slows down slows both
+        theirs += _measure(case, corpus_name, given, 0)
+        ours += _measure(case, corpus_name, given, 1)
     row = [corpus_name, f"{given.samples:,}", case]
     if not theirs or not ours:
         return [*row, f"no run within {given.timeout} s", "", "", ""]

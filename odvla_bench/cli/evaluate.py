@@ -58,6 +58,10 @@ def eval_(
     """Score predictions on a build: plans by protocols, agents' motion, texts by profiles."""
     from odvla_bench.datasets.reader import open_build
 
+    if bertscore and task in ("planning", "forecasting"):
+        from odvla_bench.metrics.text.profiles import no_bertscore
+
+        raise no_bertscore(f"Task {task}")
     if task == "forecasting":
         from odvla_bench.cli.evaluate_motion import eval_motion
 

@@ -28,9 +28,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out keyframes with unreadable images.")
 ]
-BertScore = Annotated[
-    bool, typer.Option("--bertscore", help="Add BERTScore to the captions' scores.")
-]
+BertScore = Annotated[bool, typer.Option("--bertscore", help="Add BERTScore to captions' scores.")]
 BertScoreModel = Annotated[
     str, typer.Option(help="For BERTScore: a model's name, or the folder of one.")
 ]

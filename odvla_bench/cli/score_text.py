@@ -110,6 +110,8 @@ def _score(
 
     clusters = _clusters(targets, refs)
     if name in qa.PROFILES:
+        if options.bertscore:
+            raise profiles.no_bertscore(f"Profile {name}")
         return qa.score_qa(
             qa.PROFILES.get(name),
             predictions,

@@ -71,13 +71,16 @@ def evaluate_language(
 
     Raises:
         UnknownNameError: no such task, or no such profile of it.
-        InputError: the build has no rows of the task in this split.
+        InputError: the build has no rows of the task in this split, or BERTScore of answers
+            that are only right or wrong.
         PredictionError: answers to other rows, or not of the task's form.
     """
     chosen, options = TASKS.get(task), options or ScoreOptions()
     name = profile or chosen.profiles[0]
     if name not in chosen.profiles:
         raise suggest(name, list(chosen.profiles), kind=f"profile of {task}")
+    if options.bertscore and name in qa.PROFILES:
+        raise profiles.no_bertscore(f"Task {task}")
     rows = build.table(chosen.table, split, sources=[chosen.source])
     if not rows.num_rows:
         raise InputError(

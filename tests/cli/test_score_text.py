@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from odvla_bench.cli.main import app
-from odvla_bench.errors import OdvlaError
+from odvla_bench.errors import InputError, OdvlaError
 
 
 def run(tmp_path: Path, preds: list[Any], refs: list[Any], profile: str, *more: str) -> Any:
@@ -107,6 +107,22 @@ def test_mistakes(
     result = run(tmp_path, preds, refs, profile)
     assert isinstance(result.exception, OdvlaError)
     assert message in str(result.exception)
+
+
+def test_answers_have_no_bertscore(tmp_path: Path) -> None:
+    refs = [{"id": 0, "answer": "yes", "template_type": "exist", "num_hop": 0}]
+    preds = [{"id": 0, "prediction": "yes"}]
+    result = run(tmp_path, preds, refs, "nuscenesqa-strict", "--bertscore")
+    assert isinstance(result.exception, InputError)
+    assert "Profile nuscenesqa-strict scores no captions" in str(result.exception)
+
+
+@pytest.mark.parametrize("task", ["planning", "forecasting"])
+def test_plans_have_no_bertscore(tmp_path: Path, task: str) -> None:
+    arguments = ["eval", "--preds", str(tmp_path), "--data", str(tmp_path), "--task", task]
+    result = CliRunner().invoke(app, [*arguments, "--bertscore"])
+    assert isinstance(result.exception, InputError)
+    assert f"Task {task} scores no captions" in str(result.exception)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from odvla_bench.errors import InputError, PredictionError, UnknownNameError
 from odvla_bench.evaluate.dense_frames import CLASS_OF_CATEGORY
 from odvla_bench.evaluate.language import evaluate_language
 from odvla_bench.metrics.dense_captioning import CLASS_RANGE_M
+from odvla_bench.metrics.text.profiles import ScoreOptions
 from odvla_bench.predictions.writer import footer_of
 from odvla_bench.provenance import default_cache_dir
 
@@ -183,5 +184,8 @@ def test_mistakes_are_named(opened: Build, build_dir: Path, tmp_path: Path) -> N
         evaluate_language(opened, path, "nuxx", split=SPLIT)
     with pytest.raises(UnknownNameError, match="profile of nux"):
         evaluate_language(opened, path, "nux", profile="nucaption-ptb", split=SPLIT)
+    options = ScoreOptions(bertscore=True)
+    with pytest.raises(InputError, match="Task nuscenes_qa scores no captions"):
+        evaluate_language(opened, path, "nuscenes_qa", split=SPLIT, options=options)
     with pytest.raises(InputError, match="Build it with the source nux"):
         evaluate_language(open_build(build_dir), path, "nux", split=SPLIT)

@@ -21,6 +21,8 @@ _MOST_BITS = 128
 _FEWEST_TOGETHER = 64
 """Pairs below which numpy's calls cost more than they save."""
 _CELLS_AT_ONCE = 1 << 24
+_FEW_WORDS = 8
+"""Words up to which texts are not told apart by their length; they fit into a byte."""
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
 """Bits set in each byte."""
 
@@ -33,6 +35,8 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
         first: (E,) texts.
         second: (E,) texts.
     """
+    if words.length.max() <= _FEW_WORDS:
+        return _of_few_words(words, first, second)
     swap = words.length[first] > words.length[second]
     short, long = np.where(swap, second, first), np.where(swap, first, second)
     lengths = np.empty(len(first), np.int64)
@@ -45,6 +49,17 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
                 _alone(words.of(one), words.of(other)) for one, other in zip(a, b, strict=True)
             ]
     return lengths
+
+
+def _of_few_words(words: Words, first: IntArray, second: IntArray) -> IntArray:
+    """(E,) lengths where no text has more than `_FEW_WORDS`: answers, of which many are equal."""
+    every = np.arange(len(words.length))
+    one, other = _padded(words, every, -1), _padded(words, every, -2)
+    step = _CELLS_AT_ONCE // _FEW_WORDS**2
+    parts = [slice(start, start + step) for start in range(0, len(first), step)]
+    return np.concatenate(
+        [_together(one.take(first[p], axis=1), other.take(second[p], axis=1)) for p in parts]
+    )
 
 
 def _parts(count: IntArray, short: IntArray, long: IntArray) -> Iterator[IntArray]:

@@ -54,8 +54,9 @@ def mean_statistic(names: Sequence[str], scores: FloatArray) -> Statistic:
         names: M names.
         scores: (N, M) of each sample.
     """
-    values = np.vstack([scores.T, np.ones(len(scores))]).T  # columns are summed faster this way
-    return Statistic(tuple(names), values, _mean)
+    values = np.ones((len(names) + 1, len(scores)))  # columns are summed faster this way
+    values[:-1] = scores.T
+    return Statistic(tuple(names), values.T, _mean)
 
 
 def bootstrap_intervals(

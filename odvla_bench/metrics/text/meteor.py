@@ -16,7 +16,7 @@ import numpy as np
 
 from odvla_bench.metrics.text.corpus import Corpus, FloatArray
 from odvla_bench.metrics.text.java import JavaError, pycocoevalcap_file, run_lines
-from odvla_bench.metrics.text.paraphrases import write_filtered
+from odvla_bench.metrics.text.lexicon import PARAPHRASES, SYNONYMS, write_filtered
 
 STATISTICS = 23
 """Columns, as the program prints them: lengths (2), function words (2), then for each of four
@@ -49,7 +49,7 @@ def meteor_statistics(
         corpus: P distinct pairs.
         timeout_s: wall-clock limit; by default 120 s and 1 s for each ten pairs of a JVM.
         workers: JVMs to run side by side; by default one for each core, fewer for little text.
-        cache: folder of the paraphrase index, see `paraphrases.write_filtered`.
+        cache: folder of METEOR's index, see `lexicon.write_filtered`.
 
     Raises:
         JavaError: Java is missing, or METEOR failed or took too long.
@@ -57,12 +57,12 @@ def meteor_statistics(
     lines = [_line(corpus, pair) for pair in range(len(corpus.hypothesis))]
     wanted = workers or min(_cores(), -(-sum(map(len, lines)) // _CHARACTERS_FOR_A_JVM))
     count = min(wanted, len(lines))
-    with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
-        table = Path(folder, "paraphrases.gz")
-        write_filtered(corpus.texts, table, cache=cache)
+    with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as temporary:
+        lexicon = Path(temporary)
+        write_filtered(corpus.texts, lexicon, cache=cache)
         with ThreadPoolExecutor(count) as pool:
             # Long texts tend to stand together; dealing them out in turn levels the load.
-            jobs = [pool.submit(_score, lines[k::count], table, timeout_s) for k in range(count)]
+            jobs = [pool.submit(_score, lines[k::count], lexicon, timeout_s) for k in range(count)]
             parts = [job.result() for job in jobs]
     statistics = np.empty((len(lines), STATISTICS))
     for k, part in enumerate(parts):
@@ -100,12 +100,13 @@ def _line(corpus: Corpus, pair: int) -> str:
     return line.replace("\n", " ").replace("\r", " ")
 
 
-def _score(lines: Sequence[str], table: Path, timeout_s: float | None) -> FloatArray:
+def _score(lines: Sequence[str], lexicon: Path, timeout_s: float | None) -> FloatArray:
     """(len(lines), 23) counts from one run of the program."""
     jar = str(pycocoevalcap_file("meteor", "meteor-1.5.jar"))
     short = sum(map(len, lines)) < _CHARACTERS_TO_OPTIMISE
     compiler = ["-XX:TieredStopAtLevel=1"] if short else []
-    options = ["-stdio", "-l", "en", "-norm", "-a", str(table)]
+    options = ["-stdio", "-l", "en", "-norm"]
+    options += ["-a", str(lexicon / PARAPHRASES), "-d", str(lexicon / SYNONYMS)]
     answers = run_lines(
         [*compiler, "-Xmx2G", "-jar", jar, "-", "-", *options],
         lines,

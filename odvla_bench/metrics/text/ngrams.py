@@ -10,11 +10,12 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 
-from odvla_bench.metrics.text.corpus import Corpus, IntArray
+from odvla_bench.metrics.text.corpus import LOOKED_UP_AT_ONCE, Corpus, IntArray, numbers_of
 
 MAX_ORDER = 4
 _PAIR_BITS = 31
@@ -65,15 +66,20 @@ class Words(NamedTuple):
 
 def number_words(texts: Sequence[str], separator: str | None = None) -> Words:
     """The words of T texts, split at each separator, or by default at runs of white space."""
-    vocabulary: defaultdict[str, int] = defaultdict()
-    vocabulary.default_factory = lambda: len(vocabulary) + 1
-    ids, lengths = array("q"), array("q")
+    vocabulary: defaultdict[str, int] = defaultdict(count(1).__next__)
+    ids, lengths = array("I"), array("Q")
+    waiting: list[str] = []
     for text in texts:
         words = text.split(separator)
         lengths.append(len(words))
-        ids.extend(map(vocabulary.__getitem__, words))
-    length = np.array(lengths)
-    return Words(np.array(ids), length, np.cumsum(length) - length, len(vocabulary) + 1)
+        waiting += words
+        if len(waiting) >= LOOKED_UP_AT_ONCE:
+            ids.extend(array("I", numbers_of(vocabulary, waiting)))
+            waiting.clear()
+    ids.extend(array("I", numbers_of(vocabulary, waiting)))
+    length = np.frombuffer(lengths, np.int64)
+    start = np.cumsum(length) - length
+    return Words(np.frombuffer(ids, np.int32), length, start, len(vocabulary) + 1)
 
 
 class NgramTable:

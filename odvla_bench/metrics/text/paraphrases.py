@@ -1,103 +1,62 @@
 """METEOR's paraphrase table, cut down to the entries a corpus can use.
 
-The table has 5.27 million entries, and reading them is nearly all that starting METEOR costs. An
-entry can only match if both its phrases occur in the corpus. The table is sorted by its first
-phrases. An index, made once on each machine, files all entries of a first phrase together under
+The table has 5.27 million entries. One can only match if both its phrases occur in the corpus. The
+table is sorted by its first phrases. The index files all entries of a first phrase together under
 that phrase's longest pair of neighbouring words, or under its word. Of the entries filed under
-what the corpus has, those are kept whose words and pairs of words all are in it.
+what the corpus has, those are kept whose words and pairs of words all are in it. The index also
+lists the words of all entries, since pairs of other words need not be looked for.
 
-METEOR normalises texts itself: it lower-cases, splits at punctuation, and drops periods inside
-abbreviations. Words are therefore compared by their runs of a-z and 0-9, with and without periods;
-what is not made of those never excludes an entry. An entry too many changes no score.
+Words are compared by their pieces, see `runs`; what is not made of those never excludes an entry.
+An entry too many changes no score.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import sqlite3
-import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from itertools import groupby, pairwise
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
-from odvla_bench.errors import InputError
-from odvla_bench.metrics.text.java import pycocoevalcap_file
-from odvla_bench.provenance import default_cache_dir
+from odvla_bench.metrics.text.runs import only_pieces, pairs_of, pieces_of
 
-_FORMAT = 5
-# Byte → itself if it can be part of a piece, else a space; line ends stay.
-_PIECES_ONLY = bytes(
-    b if chr(b) in "0123456789abcdefghijklmnopqrstuvwxyz\n" else 0x20 for b in range(256)
-)
 _BLOCK_BYTES = 1 << 22
 _COMPRESSED_BYTES = 1_024
 """Blocks of entries from this size on are compressed; smaller ones gain little."""
 
 
-def write_filtered(texts: Iterable[str], path: Path, *, cache: Path | None = None) -> int:
-    """Write the entries `texts` can use, gzipped as METEOR reads them; return their number.
-
-    Args:
-        texts: every prediction and reference.
-        path: where to write; replaced.
-        cache: folder of the index, by default `default_cache_dir`. Where it cannot be
-            written, the index is made anew in a temporary folder each time, which takes seconds.
-
-    Raises:
-        InputError: the index in `cache` is damaged.
-    """
-    table = pycocoevalcap_file("meteor", "data", "paraphrase-en.gz")
-    try:
-        index = _cached_index(table, cache or default_cache_dir())
-    except OSError:
-        with tempfile.TemporaryDirectory(prefix="odvla-meteor-") as folder:
-            return _write_from(_cached_index(table, Path(folder)), corpus_runs(texts), path)
-    try:
-        return _write_from(index, corpus_runs(texts), path)
-    except (sqlite3.DatabaseError, zlib.error) as error:
-        raise InputError(
-            f"METEOR's paraphrase index {index} is damaged ({error}). Delete it; it is made anew."
-        ) from error
+def checksum(table: Path) -> str:
+    """The checksum of the table, as gzip keeps it."""
+    with table.open("rb") as f:
+        f.seek(-8, os.SEEK_END)
+        return f.read(4)[::-1].hex()
 
 
-def corpus_runs(texts: Iterable[str]) -> set[bytes]:
-    """The pieces and pairs of neighbouring pieces that METEOR's normaliser can make of `texts`.
-
-    A piece is a run of a-z and 0-9; the pieces of a pair are separated by a space.
-    """
-    forms = _WordForms()
-    neighbours: set[tuple[str, str]] = set()
-    for text in texts:
-        # Words without a piece are not there for a phrase, and have no forms.
-        neighbours.update(pairwise(filter(forms.__getitem__, text.lower().split())))
-    within = {run for some in forms.values() for form in some for run in (*form, *_pairs(form))}
-    across = {
-        a[-1] + b" " + b[0] for left, right in neighbours for a in forms[left] for b in forms[right]
-    }
-    return within | across
+def add_to_index(db: sqlite3.Connection, table: Path) -> None:
+    """File each first phrase's entries under one of its runs, and list all phrases' pieces."""
+    known: set[bytes] = set()
+    db.execute("CREATE TABLE entry (run TEXT, entries BLOB)")
+    db.executemany("INSERT INTO entry VALUES (?, ?)", _filed_entries(table, known))
+    db.execute("CREATE INDEX by_run ON entry (run)")
+    db.execute("CREATE TABLE known (pieces BLOB)")
+    db.execute("INSERT INTO known VALUES (?)", (b" ".join(sorted(known)),))
 
 
-class _WordForms(dict[str, list[list[bytes]]]):
-    """The pieces of each word looked up, with its periods and without."""
-
-    def __missing__(self, word: str) -> list[list[bytes]]:
-        phrases = {word.encode(), word.replace(".", "").encode()}
-        self[word] = [pieces for phrase in sorted(phrases) if (pieces := _pieces(phrase))]
-        return self[word]
+def known_pieces(db: sqlite3.Connection) -> set[bytes]:
+    """The pieces of all entries."""
+    [(pieces,)] = db.execute("SELECT pieces FROM known")
+    return set(pieces.split())
 
 
-def _write_from(index: Path, runs: set[bytes], path: Path) -> int:
-    """Write the entries of `index` whose phrases are made of `runs`; return their number."""
+def write(db: sqlite3.Connection, runs: set[bytes], path: Path) -> int:
+    """Write the entries made of `runs`, gzipped as METEOR reads them; return their number."""
     kept = 0
-    wanted = json.dumps(["", *sorted(run.decode() for run in runs)])
+    wanted = b'["' + b'","'.join([b"", *sorted(runs)]) + b'"]'  # no character to escape
     query = "SELECT entries FROM json_each(?) CROSS JOIN entry ON entry.run = json_each.value"
-    database = sqlite3.connect(f"{index.resolve().as_uri()}?mode=ro", uri=True)
-    with closing(database), gzip.open(path, "wb", 1) as out:
-        for (block,) in database.execute(query, (wanted,)):
+    with gzip.open(path, "wb", 1) as out:
+        for (block,) in db.execute(query, (wanted.decode(),)):
             usable = _usable(_unpack(block).split(b"\n"), runs)
             out.writelines(b"%b\n%b\n%b\n" % entry for entry in usable)
             kept += len(usable)
@@ -109,9 +68,9 @@ def _usable(lines: list[bytes], runs: set[bytes]) -> list[tuple[bytes, bytes, by
 
     An entry is three lines: probability, phrase, paraphrase.
     """
-    if not _occurs(_pieces(lines[1]), runs):
+    if not _occurs(pieces_of(lines[1]), runs):
         return []
-    paraphrases = b"\n".join(lines[2::3]).translate(_PIECES_ONLY).split(b"\n")
+    paraphrases = only_pieces(b"\n".join(lines[2::3])).split(b"\n")
     entries = zip(lines[::3], lines[1::3], lines[2::3], strict=True)
     return [
         entry
@@ -122,53 +81,22 @@ def _usable(lines: list[bytes], runs: set[bytes]) -> list[tuple[bytes, bytes, by
 
 def _occurs(pieces: list[bytes], runs: set[bytes]) -> bool:
     """Whether a phrase's pieces, and its pairs of neighbouring pieces, are all among `runs`."""
-    return runs.issuperset(pieces) and runs.issuperset(_pairs(pieces))
+    return runs.issuperset(pieces) and runs.issuperset(pairs_of(pieces))
 
 
-def _pairs(pieces: list[bytes]) -> list[bytes]:
-    return [a + b" " + b for a, b in pairwise(pieces)]
+def _filed_entries(table: Path, known: set[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Run and entries of each first phrase; of one cut in two by a block, twice.
 
-
-def _pieces(phrase: bytes) -> list[bytes]:
-    return phrase.translate(_PIECES_ONLY).split()
-
-
-def _cached_index(table: Path, folder: Path) -> Path:
-    """The index of `table` in `folder`, made if it is not there.
-
-    Raises:
-        OSError: the folder cannot be written.
+    All phrases' pieces are added to `known`.
     """
-    with table.open("rb") as f:
-        f.seek(-8, os.SEEK_END)
-        checksum = f.read(4)[::-1].hex()
-    index = folder / f"meteor-paraphrases-{checksum}-v{_FORMAT}.sqlite"
-    if not index.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="making-") as making:
-            unfinished = Path(making) / index.name
-            _make_index(table, unfinished)
-            unfinished.replace(index)
-    return index
-
-
-def _make_index(table: Path, path: Path) -> None:
-    """Make the index: a table from a run of a first phrase to that phrase's entries."""
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("PRAGMA journal_mode = OFF")
-        db.execute("CREATE TABLE entry (run TEXT, entries BLOB)")
-        db.executemany("INSERT INTO entry VALUES (?, ?)", _filed_entries(table))
-        db.execute("CREATE INDEX by_run ON entry (run)")
-
-
-def _filed_entries(table: Path) -> Iterator[tuple[str, bytes]]:
-    """Run and entries of each first phrase; of one cut in two by a block, twice."""
     for lines in _line_blocks(table):
+        known.update(pieces_of(b" ".join(lines[2::3])))
         start = 0
         for phrase, same in groupby(lines[1::3]):
             stop = start + 3 * sum(1 for _ in same)
-            pieces = _pieces(phrase)
-            run = max(_pairs(pieces) or pieces, key=len, default=b"")
+            pieces = pieces_of(phrase)
+            known.update(pieces)
+            run = max(pairs_of(pieces) or pieces, key=len, default=b"")
             yield run.decode(), _pack(b"\n".join(lines[start:stop]))
             start = stop
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from odvla_bench.errors import PredictionError
+from odvla_bench.errors import InputError, PredictionError
 from odvla_bench.metrics.signature import format_signature
 from odvla_bench.metrics.text.scoring import CAPTION_METRICS, TextOptions, score_text
 from odvla_bench.metrics.text.tables import (
@@ -74,6 +74,11 @@ class ScoreOptions:
     """Add BERTScore to the profile's metrics."""
     text: TextOptions = field(default_factory=TextOptions)
     resampling: Resampling = field(default_factory=Resampling)
+
+
+def no_bertscore(what: str) -> InputError:
+    """The error for BERTScore asked of a task or profile that it does not apply to."""
+    return InputError(f"{what} scores no captions, so that --bertscore adds nothing: leave it out.")
 
 
 def score_captions(

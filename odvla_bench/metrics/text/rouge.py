@@ -20,10 +20,11 @@ def rouge_l(corpus: Corpus) -> FloatArray:
     words = number_words(corpus.texts, separator=" ")
     hypothesis = np.repeat(corpus.hypothesis, corpus.reference_count)
     common = common_lengths(words, hypothesis, corpus.reference)
-    precision, recall = (
-        np.maximum.reduceat(common / words.length[texts], corpus.offset[:-1])
-        for texts in (hypothesis, corpus.reference)
-    )
+    precision, recall = (common / words.length[texts] for texts in (hypothesis, corpus.reference))
+    if len(common) > len(corpus.hypothesis):
+        precision, recall = (
+            np.maximum.reduceat(each, corpus.offset[:-1]) for each in (precision, recall)
+        )
     weight = recall + _BETA_SQUARED * precision
     product = (1 + _BETA_SQUARED) * precision * recall
     return np.divide(product, weight, out=np.zeros(len(weight)), where=weight > 0)

@@ -45,7 +45,7 @@ class TextOptions:
     workers: int | None = None
     """JVMs for METEOR; by default one for each core."""
     cache: Path | None = None
-    """Folder for the paraphrase index; by default the user's cache folder."""
+    """Folder for METEOR's index; by default the user's cache folder."""
 
 
 @dataclass(frozen=True)

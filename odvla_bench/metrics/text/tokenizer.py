@@ -72,7 +72,7 @@ def _ptb_in_order(samples: Samples, timeout_s: float | None) -> Samples:
     sides = []
     for ids in (samples.prediction, samples.reference):
         following = view[np.append(ids[1:], len(texts))]
-        sides.append(ids * len(views) + np.where(looks[ids], following, view[-1]))
+        sides.append(ids.astype(np.int64) * len(views) + np.where(looks[ids], following, view[-1]))
     code, at = np.unique(np.concatenate(sides), return_inverse=True)
     text_of, view_of = np.divmod(code, len(views))
     lines: list[str] = []

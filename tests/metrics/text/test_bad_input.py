@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def fake_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
         ([], [], "corpus is empty"),
         (["a"], [[]], "row 0: no reference"),
         (["a"], ["a"], "row 0: references is one string"),
+        (["a", "b"], [["x"], "y"], "row 1: references is one string"),
+        (["a", "b"], [["x"], "yes"], "row 1: references is one string"),
         (["a", "b"], [["a"], None], "row 1: references is NoneType, not a list"),
         (["a"], [[["b"]]], "row 0: reference 0 is list"),
         (["a", None], [["a"], ["b"]], "row 1: prediction is NoneType"),
@@ -66,6 +69,12 @@ def test_a_corpus_that_cannot_be_scored(
     with pytest.raises(PredictionError, match=message):
         score_text(predictions, references)
     assert not list(temporary_folder.iterdir())
+
+
+def test_any_sequences_are_a_corpus() -> None:
+    predictions, references = deque(["a b", "b"]), (("a b",), deque(["c"]))
+    scores = score_text(predictions, references, metrics=["rouge_l"], tokenizer="none")
+    assert scores.per_sample["ROUGE_L"].tolist() == [1.0, 0.0]
 
 
 def test_problems_are_listed_up_to_a_limit() -> None:
