@@ -111,8 +111,8 @@ def read_samples(predictions: Sequence[str], references: Sequence[Sequence[str]]
     try:
         members, sizes = _members(references)
         texts, ids = number_distinct(predictions, members)
-        sound = sizes.min() > 0 and not any(map(_flaw, texts))
-        sound = sound and not _has_string(references, sizes, texts, ids[n:])
+        sound = 0 not in sizes and not any(map(_flaw, texts))
+        sound = sound and not _has_string(references, texts, ids[n:])
     except TypeError:  # something without a length, or that cannot be a key
         sound = False
     if not sound:
@@ -174,14 +174,12 @@ def _members(groups: Sequence[Sequence[str]]) -> tuple[list[str], IntArray]:
         return list(chain.from_iterable(groups)), sizes
 
 
-def _has_string(
-    groups: Sequence[Sequence[str]], sizes: IntArray, texts: list[str], ids: IntArray
-) -> bool:
+def _has_string(groups: Sequence[Sequence[str]], texts: list[str], members: IntArray) -> bool:
     """Whether a group is a string; its members were then taken for texts of one character."""
-    if sizes.max() == 1:
+    if len(members) == len(groups):
+        every = groups if isinstance(groups, list) else list(groups)
         letter = np.array([len(text) == 1 for text in texts])
-        every = list(groups)
-        groups = [every[row] for row in np.flatnonzero(letter[ids]).tolist()]
+        groups = [every[row] for row in np.flatnonzero(letter[members]).tolist()]
     return any(issubclass(kind, str) for kind in set(map(type, groups)))
 
 
