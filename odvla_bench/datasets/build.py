@@ -297,8 +297,9 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
     records = [r for u in units if (r := _record(out, key, u))]
     if len(records) != len(units):
         raise FormatError(f"{out}: shards vanished while the build ran. Run the command again.")
-    open_context.cache_clear()  # its tables need not be in memory beside what the gates read
-    gates = check_gates(out, open_context(request), units, records)
+    context = open_context(request)
+    context.forget_boxes()  # the gates need memory of their own
+    gates = check_gates(out, context, units, records)
     drops = [pq.ParquetFile(out / r["ledger"]["path"]).read().cast(DROPPED.schema) for r in records]
     ledger = write_table(out, LEDGER, DROPPED, pa.concat_tables(drops))
     files = [FileRecord(**f) for r in records for f in r["files"]]
@@ -307,7 +308,7 @@ def _close(out: Path, key: str, request: BuildRequest, units: Sequence[Unit]) ->
         "odvla_bench_version": package_version(),
         "key": key,
         "fingerprint": digest_text(*(f"{f.path} {f.fingerprint}" for f in [*files, ledger])),
-        **contents(open_context(request), units, records, gates),
+        **contents(context, units, records, gates),
         "ledger": asdict(ledger),
     }
     write_text(out / CARD, card.render(manifest))

@@ -158,6 +158,11 @@ class Context:
         """Annotation token → row of `nuscenes.annotations`."""
         return {t: i for i, t in enumerate(self.nuscenes.annotations["token"].to_pylist())}
 
+    def forget_boxes(self) -> None:
+        """Free the memory of what is largest; it is read again if it is asked for."""
+        vars(self).pop("annotation_rows", None)
+        vars(self.nuscenes).pop("annotations", None)
+
     def files(self, source: str) -> dict[str, Path]:
         """The files of a source by the keys of their requirements."""
         named = (name.partition(".") + (path,) for name, path in self.request.files)

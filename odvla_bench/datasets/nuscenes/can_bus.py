@@ -157,13 +157,13 @@ def load_can_bus(
 def can_bus_files(root: Path, scenes: pa.Table) -> dict[tuple[str, str], Path]:
     """(kind, scene name) → file, of those that exist."""
     folder = root / "can_bus"
-    wanted = {
-        (kind, name): folder / f"{name}_{kind}.json"
+    here = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {
+        (kind, name): folder / file
         for name in scenes["name"].to_pylist()
         for kind in MESSAGES
+        if (file := f"{name}_{kind}.json") in here
     }
-    here = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    return {key: path for key, path in wanted.items() if path.name in here}
 
 
 def _build(
