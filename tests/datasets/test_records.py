@@ -158,6 +158,12 @@ def test_so_does_one_of_an_object(tmp_path: Path, damaged: bytes) -> None:
     assert "not " in found[1].problem
 
 
+def test_what_duckdb_lets_pass_is_read_and_kept_as_it_stands(tmp_path: Path) -> None:
+    raws = ['{"a": 1, }', '{"a": 2, "c": [1, NaN]}', '{"a": 3, "c": -Infinity}']
+    found = read(write(tmp_path / "a.json", f"[{', '.join(raws)}]"))
+    assert [(r.fields, r.raw) for r in found] == [({"a": i + 1}, raw) for i, raw in enumerate(raws)]
+
+
 def test_a_deep_value_is_a_value(tmp_path: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     found = read(write(tmp_path / "a.json", f'[{{"c": {deep}, "a": 1}}, 2]'))
@@ -201,7 +207,7 @@ def test_no_bytes_raise_anything_else(tmp_path: Path, content: bytes) -> None:
     value=st.lists(JSON, min_size=1, max_size=6) | st.dictionaries(NAME, JSON, min_size=1),
     indent=st.sampled_from([None, 1]),
     at=st.floats(0, 1),
-    put=st.sampled_from([b"", b",", b" ", b"\\ud800", b"\xe9", b"]", b"1", b":", b'"']),
+    put=st.sampled_from([b"", b",", b" ", b"NaN", b"\\ud800", b"\xe9", b"]", b"1", b":", b'"']),
 )
 def test_read_together_or_one_by_one_is_the_same(
     tmp_path: Path, value: Any, indent: int | None, at: float, put: bytes

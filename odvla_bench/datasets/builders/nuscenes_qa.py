@@ -112,7 +112,7 @@ def _check(part: str, fields: Mapping[str, Any], answer: str, split: str) -> Non
         known = ", ".join(TEMPLATE_TYPES)
         detail = f"key 'template_type' is {template!r:.40}, none of {known}"
         raise BadRecordError("malformed", detail, split)
-    if type(hop) is not int or hop not in HOPS:
+    if isinstance(hop, bool) or hop not in HOPS:
         raise BadRecordError("malformed", f"key 'num_hop' is {hop!r:.40}, not 0 or 1", split)
     if answer not in ANSWERS:
         detail = f"answer {answer!r:.40} is none of the {len(ANSWERS)}"
@@ -130,7 +130,7 @@ def _table(context: Context, part: str, rows: Columns) -> pa.Table:
         "task": "qa",
         "sentinels": QUESTION_SENTINELS,
         "source_key": part,
-        "num_hop": rows["num_hop"].cast(pa.int64()),
+        "num_hop": rows["num_hop"].cast(pa.float64()).cast(pa.int64()),  # 1.0 is 1
         "flags": {"question_repeated_in_frame": again},
     }
     return text_table(INSTRUCT, BUILDER.name, _LICENSE, context.keyframes, {**rows, **made})

@@ -167,3 +167,13 @@ def test_whole_captions_drop_what_is_no_text(tree: Path) -> None:
     )
     reasons, kept = built(tree, "tod3cap", text.encode(), object_caption="full")
     assert (reasons, kept) == (Counter({"malformed": 1}), 1)
+
+
+@pytest.mark.parametrize(("hop", "kept"), [("0", 1), ("1.0", 1), ("true", 0), ("2", 0), ('"1"', 0)])
+def test_hops_are_numbers(tree: Path, hop: str, kept: int) -> None:
+    text = expand(
+        '{"questions": [{"sample_token": "@b1", "question": "Is there a car?", "answer": "yes",'
+        f' "split": "val", "template_type": "exist", "num_hop": {hop}}}]}}'
+    )
+    reasons, found = built(tree, "nuscenes_qa", text.encode())
+    assert (found, reasons["malformed"]) == (kept, 1 - kept)
