@@ -18,7 +18,8 @@ import numpy as np
 import shapely
 
 from benchmarks.measure import Usage, cpu, here, in_own_process, markdown, peak, seconds
-from odvla_bench.datasets.nuscenes.maps import Patches, VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.maps import VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.patches import Patches
 from odvla_bench.datasets.nuscenes.road_edges import boundary_polylines, drivable_masks
 from odvla_bench.geometry import Pose
 

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import shapely
 
 from odvla_bench.datasets.builders.base import Context, Drop, Unit, UnitRows
 from odvla_bench.datasets.builders.language import text_table
 from odvla_bench.datasets.builders.map_text import (
     AREA_M,
     CAPTION_LAYERS,
-    Bools,
     Found,
     around,
     at_junctions,
@@ -25,8 +22,9 @@ from odvla_bench.datasets.builders.map_text import (
 from odvla_bench.datasets.builders.planning import plan_scenes, rows_where
 from odvla_bench.datasets.builders.requirements import Requirement
 from odvla_bench.datasets.nuscenes.ego import EgoMotion
-from odvla_bench.datasets.nuscenes.map_records import POLYGON_LAYERS
-from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches
+from odvla_bench.datasets.nuscenes.map_layers import Layer
+from odvla_bench.datasets.nuscenes.patches import Patches
+from odvla_bench.datasets.nuscenes.paths import Bools, IntArray, Paths
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -129,10 +127,8 @@ class Elements(NamedTuple):
     element: IntArray
     """(K,) rows of the layer."""
     is_hole: Bools
-    size: IntArray
-    """(K,) number of points."""
-    xy_m: npt.NDArray[np.float32]
-    """(V, 2) all their points, LIDAR frame, metres."""
+    paths: Paths
+    """(K,) LIDAR frame, metres, float32."""
 
 
 def elements_of(sample_id: IntArray, found: Found) -> Elements:
@@ -142,18 +138,14 @@ def elements_of(sample_id: IntArray, found: Found) -> Elements:
         sample_id: (N,) ids of the keyframes.
         found: what lies around them.
     """
-    shapes = found.geometry
-    owner, size = np.arange(len(shapes)), shapely.get_num_coordinates(shapes)
-    if shapely.get_num_interior_rings(shapes).any():
-        rings, owner = shapely.get_rings(shapes, return_index=True)
-        size = shapely.get_num_points(rings)
+    there = found.there
+    x, y = (axis.astype(np.float32) for axis in (there.paths.x_m, there.paths.y_m))
     return Elements(
         found.layer,
-        sample_id[found.keyframe[owner]],
-        found.element[owner],
-        np.diff(owner, prepend=-1) == 0,
-        size,
-        shapely.get_coordinates(shapes).astype(np.float32),
+        sample_id[there.patch[there.owner]],
+        there.element[there.owner],
+        there.is_hole,
+        Paths(x, y, there.paths.size),
     )
 
 
@@ -162,19 +154,21 @@ def element_table(context: Context, found: Sequence[Elements]) -> pa.Table:
     schema = MAP_ELEMENTS.schema
     if not found:
         return schema.empty_table()
-    _, *columns = zip(*found, strict=True)
-    sample_id, element, is_hole, size, xy_m = map(np.concatenate, columns)
-    part = np.repeat(np.arange(len(found)), [len(part.size) for part in found])
+    sample_id, element, is_hole = (
+        np.concatenate([getattr(part, name) for part in found])
+        for name in ("sample_id", "element", "is_hole")
+    )
+    part = np.repeat(np.arange(len(found)), [len(part.paths) for part in found])
     order = np.argsort(sample_id, kind="stable")
-    offsets, points = _runs(size, order)
-    x, y = xy_m[points].T
+    paths = Paths.joined([part.paths for part in found]).take(order)
+    offsets = np.append(0, paths.stop).astype(np.int32)
     sample = pa.array(sample_id[order])
     rows = {
         "sample_id": sample,
         "sample_token": context.keyframes.columns["sample_token"].take(sample),
         **_names([part.layer for part in found], part[order], element[order], is_hole[order]),
-        "x_m": pa.ListArray.from_arrays(offsets, pa.array(x)),
-        "y_m": pa.ListArray.from_arrays(offsets, pa.array(y)),
+        "x_m": pa.ListArray.from_arrays(offsets, pa.array(paths.x_m)),
+        "y_m": pa.ListArray.from_arrays(offsets, pa.array(paths.y_m)),
     }
     return pa.table([rows[name] for name in schema.names], schema=schema)
 
@@ -191,16 +185,8 @@ def _names(
         "layer": pa.array([layer.name for layer in layers]).take(number),
         "kind": pc.if_else(pa.array(is_hole), "hole", kind.take(row)),
         "element_token": token.take(row),
-        "closed": pa.array([layer.name in POLYGON_LAYERS for layer in layers]).take(number),
+        "closed": pa.array([layer.is_area for layer in layers]).take(number),
     }
-
-
-def _runs(size: IntArray, order: IntArray) -> tuple[IntArray, IntArray]:
-    """Runs of so many items, put in another order: their offsets there, and where each item was."""
-    start = (np.cumsum(size) - size)[order]
-    size = size[order]
-    offsets = np.r_[0, np.cumsum(size)].astype(np.int32)
-    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size)
 
 
 def _drops(samples: pa.Table, reason: str) -> Iterator[Drop]:

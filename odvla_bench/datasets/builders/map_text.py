@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import shapely
 
-from odvla_bench.datasets.nuscenes.map_json import BOUNDARY, Geometries
-from odvla_bench.datasets.nuscenes.maps import IntArray, Layer, Patches, VectorMap
+from odvla_bench.datasets.nuscenes.map_json import BOUNDARY
+from odvla_bench.datasets.nuscenes.map_layers import Layer
+from odvla_bench.datasets.nuscenes.maps import VectorMap
+from odvla_bench.datasets.nuscenes.patches import Clipped, Patches
+from odvla_bench.datasets.nuscenes.paths import Bools, IntArray, Paths
+from odvla_bench.datasets.nuscenes.thinning import in_normal_form, resampled, thinned
 from odvla_bench.geometry import FloatArray
 
 AREA_M = (30.0, 60.0)
@@ -31,8 +34,6 @@ TOLERANCE_M = 0.25
 
 _INSIDE_M = 0.0005
 """What is nearer is at a distance of 0, to the millimetre."""
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -70,26 +71,20 @@ class Found:
     """What of one layer lies around N keyframes, sorted by keyframe and distance."""
 
     layer: Layer
-    keyframe: IntArray
-    """(K,) rows of the keyframes."""
-    element: IntArray
-    """(K,) rows of the layer; of the boundary the first of its ring."""
-    geometry: Geometries
-    """(K,) lines or polygons, LIDAR frame, metres."""
+    there: Clipped
+    """(K,) lines or polygons, LIDAR frame, metres; patches are the keyframes."""
     distance_m: FloatArray
     """(K,) from the LIDAR, to the millimetre; 0 inside a polygon."""
 
-    def nearest(self, count: int) -> Found:
+    @property
+    def keyframe(self) -> IntArray:
+        """(K,) rows of the keyframes."""
+        return self.there.patch
+
+    def nearest(self, count: int) -> Clipped:
         """The first `count` of each keyframe."""
-        rank = np.arange(len(self.keyframe)) - np.searchsorted(self.keyframe, self.keyframe)
-        rows = rank < count
-        return Found(
-            self.layer,
-            self.keyframe[rows],
-            self.element[rows],
-            self.geometry[rows],
-            self.distance_m[rows],
-        )
+        rank = np.arange(len(self.there)) - np.searchsorted(self.keyframe, self.keyframe)
+        return self.there.take(rank < count)
 
 
 def around(vector_map: VectorMap, patches: Patches) -> dict[str, Found]:
@@ -130,30 +125,27 @@ def captions(
 
 def _sorted(vector_map: VectorMap, name: str, patches: Patches) -> Found:
     layer = vector_map.layer(name)
-    clipped = layer.query(patches)
-    millimetres = (shapely.distance(clipped.geometry, shapely.Point(0, 0)) * 1000).round()
+    there = layer.query(patches)
+    millimetres = (there.distance_m() * 1000).round()
     # They are sorted by patch and element already.
-    order = np.argsort((clipped.patch << 32) + millimetres.astype(np.int64), kind="stable")
-    return Found(
-        layer,
-        clipped.patch[order],
-        clipped.element[order],
-        clipped.geometry[order],
-        millimetres[order] / 1000,
-    )
+    order = np.argsort((there.patch << 32) + millimetres.astype(np.int64), kind="stable")
+    return Found(layer, there.take(order), millimetres[order] / 1000)
 
 
 def _layer_lines(name: str, found: Found, count: int) -> pa.Array:
     """One line of text a keyframe."""
     how = LINES[name]
     listed = found.nearest(MAX_ELEMENTS)
-    texts = outlines(listed.geometry) if how.form == "outline" else centres(listed.geometry)
+    if how.form == "outline":
+        texts = outlines(listed.paths.take(~listed.is_hole), are_rings=listed.is_area)
+    else:
+        texts = points(listed.centroids_m())
     if name == "stop_line":
         purposes = [f" {_purpose(kind)}".rstrip() for kind in found.layer.kind]
         why = pa.array(purposes, pa.string()).take(pa.array(listed.element))
         texts = pc.binary_join_element_wise(texts, why, "")
     total = np.bincount(found.keyframe, minlength=count)
-    shown = np.bincount(listed.keyframe, minlength=count)
+    shown = np.bincount(listed.patch, minlength=count)
     counts, which = np.unique(total * (MAX_ELEMENTS + 1) + shown, return_inverse=True)
     heads = [_head(how.title, *divmod(n, MAX_ELEMENTS + 1)) for n in counts.tolist()]
     return pc.binary_join_element_wise(
@@ -176,7 +168,7 @@ def _purpose(kind: str) -> str:
 def _place_lines(found: Mapping[str, Found], in_junction: Bools, area_m2: float) -> pa.Array:
     """One line a keyframe on the drivable area and on where the ego vehicle is."""
     count, paved = len(in_junction), found["drivable_area"]
-    area = np.bincount(paved.keyframe, shapely.area(paved.geometry), minlength=count)
+    area = np.bincount(paved.keyframe, paved.there.area_m2, minlength=count)
     share = np.minimum(100 * area / area_m2, 100).round().astype(int)
     inside = (_is_inside(paved, count), _is_inside(found["lane"], count), in_junction)
     return pa.array(map(_place, *(column.tolist() for column in (share, *inside))), pa.string())
@@ -194,23 +186,17 @@ def _is_inside(found: Found, count: int) -> Bools:
     return np.bincount(found.keyframe[found.distance_m == 0], minlength=count) > 0
 
 
-def outlines(geometry: Geometries) -> pa.Array:
-    """`[(x,y),…]` for each LineString, and for each Polygon's outline without its last point."""
-    if not len(geometry):
-        return pa.array([], pa.string())
-    ring = shapely.get_dimensions(geometry) == 2
-    path = np.where(ring, shapely.get_exterior_ring(geometry), geometry)
-    path = _thinned(*_forwards(path))
-    size = shapely.get_num_points(path)
-    shown = np.ones(size.sum(), bool)
-    shown[np.cumsum(size)[ring] - 1] = False
-    texts = points(shapely.get_coordinates(path)[shown])
-    return pc.binary_join_element_wise("[", _joined(texts, size - ring, ","), "]", "")
+def outlines(paths: Paths, *, are_rings: bool) -> pa.Array:
+    """`[(x,y),…]` for each line, and for each outline of a polygon without its last point.
 
-
-def centres(geometry: Geometries) -> pa.Array:
-    """`(x,y)` of the middle of each geometry."""
-    return points(shapely.get_coordinates(shapely.centroid(geometry)))
+    Lines run from behind to ahead, else to the right; closed ones clockwise from their left end.
+    """
+    paths = resampled(thinned(in_normal_form(paths), TOLERANCE_M), MAX_POINTS)
+    shown = np.ones(len(paths.x_m), bool)
+    if are_rings:
+        shown[paths.stop - 1] = False
+    texts = points(np.column_stack([paths.x_m[shown], paths.y_m[shown]]))
+    return pc.binary_join_element_wise("[", _joined(texts, paths.size - are_rings, ","), "]", "")
 
 
 def points(xy_m: FloatArray) -> pa.Array:
@@ -233,55 +219,3 @@ def _joined(texts: pa.Array, lengths: IntArray, separator: str) -> pa.Array:
     """Runs of so many texts each, joined."""
     offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
     return pc.binary_join(pa.ListArray.from_arrays(offsets, texts), separator)
-
-
-def _forwards(path: Geometries) -> tuple[Geometries, Bools]:
-    """Lines that run from behind to ahead, else to the right; closed ones in their normal form.
-
-    Their points are rounded: where a ring starts must not hang on the last bit of a rotation.
-
-    Returns:
-        The lines, and which of them are `monotone`.
-    """
-    xy, row = shapely.get_coordinates(path, return_index=True)
-    xy = xy.round(6) + 0.0
-    path = shapely.set_coordinates(path, xy)
-    stop = np.cumsum(np.bincount(row))
-    (x0, y0), (x1, y1) = xy[np.r_[0, stop[:-1]]].T, xy[stop - 1].T
-    closed = (x0 == x1) & (y0 == y1)
-    back = (y0 > y1) | ((y0 == y1) & (x0 > x1))
-    path[closed] = shapely.normalize(path[closed])
-    path[back] = shapely.reverse(path[back])
-    return path, monotone(xy, row)
-
-
-def monotone(xy_m: FloatArray, row: IntArray) -> Bools:
-    """Which lines only ever rise, or only ever fall, in x or in y.
-
-    Args:
-        xy_m: (V, 2) the points of all lines.
-        row: (V,) the number of each point's line, from 0, ascending; none has a single point.
-    """
-    inner = row[1:] == row[:-1]
-    step, line = np.diff(xy_m, axis=0)[inner], row[1:][inner]
-    first = np.flatnonzero(np.diff(line, prepend=-1))
-    rising, falling = (np.logical_and.reduceat(s, first) for s in (step > 0, step < 0))
-    return (rising | falling).any(1)
-
-
-def _thinned(lines: Geometries, plain: Bools) -> Geometries:
-    """Lines of at most `MAX_POINTS` points: corners that matter, else points equally far apart.
-
-    Args:
-        lines: they are changed in place.
-        plain: which are `monotone`: thinned, they cannot cross themselves, and are not searched
-            for crossings, which takes most of the time.
-    """
-    lines[plain] = shapely.simplify(lines[plain], TOLERANCE_M, preserve_topology=False)
-    lines[~plain] = shapely.simplify(lines[~plain], TOLERANCE_M)
-    long = shapely.get_num_points(lines) > MAX_POINTS
-    share = np.linspace(0, 1, MAX_POINTS)
-    at = shapely.line_interpolate_point(lines[long][:, None], share, normalized=True)
-    xy = shapely.get_coordinates(at).reshape(-1, MAX_POINTS, 2)
-    lines[long] = shapely.linestrings(xy)
-    return lines

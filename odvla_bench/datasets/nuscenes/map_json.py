@@ -28,6 +28,7 @@ from odvla_bench.datasets.nuscenes.map_records import (
     lacks,
     read_records,
 )
+from odvla_bench.datasets.nuscenes.paths import Geometries, IntArray
 
 CROSSING_EDGES, BOUNDARY = "ped_crossing_edge", "boundary"
 ROAD_LAYERS = ("road_segment", "lane")
@@ -40,9 +41,6 @@ _KIND_FIELDS = {
     "traffic_light": "traffic_light_type",
     "lane": "lane_type",
 }
-
-Geometries = npt.NDArray[np.object_]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from odvla_bench.datasets.nuscenes.map_json import BOUNDARY, Geometries
-from odvla_bench.datasets.nuscenes.maps import IntArray, Patches, VectorMap
+from odvla_bench.datasets.nuscenes.map_json import BOUNDARY
+from odvla_bench.datasets.nuscenes.maps import VectorMap
+from odvla_bench.datasets.nuscenes.patches import Patches
+from odvla_bench.datasets.nuscenes.paths import Geometries, IntArray
 from odvla_bench.geometry import FloatArray, Pose
 
 CURB_AREA_M = (102.4, 50.0)

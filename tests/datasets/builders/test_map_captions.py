@@ -10,20 +10,14 @@ import pytest
 import shapely
 from factories.maps import empty_map, street_map, write_map
 from factories.nuscenes import HandScene, make_tree, tree_of
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from odvla_bench.datasets.build import build, find_sources
 from odvla_bench.datasets.builders.base import BuildRequest, Context
 from odvla_bench.datasets.builders.map_captions import BUILDER
-from odvla_bench.datasets.builders.map_text import (
-    MAX_POINTS,
-    TOLERANCE_M,
-    centres,
-    monotone,
-    outlines,
-    points,
-)
+from odvla_bench.datasets.builders.map_text import MAX_POINTS, TOLERANCE_M, outlines, points
+from odvla_bench.datasets.nuscenes.paths import Paths
 from odvla_bench.datasets.reader import open_build
 from odvla_bench.provenance import default_cache_dir
 
@@ -210,33 +204,54 @@ def test_elements_are_sorted_by_keyframe_and_inside_the_area(town: dict[str, pa.
     ],
 )
 def test_outlines(shape: str, text: str) -> None:
-    assert outlines(np.array([shapely.from_wkt(shape)])).to_pylist() == [text]
+    assert outlines_of(shapely.from_wkt(shape)) == [text]
+
+
+def outlines_of(*shapes: shapely.Geometry) -> list[str]:
+    are_rings = shapes[0].geom_type == "Polygon"
+    paths = [shape.exterior if are_rings else shape for shape in shapes]
+    return outlines(Paths.of(np.array(paths)), are_rings=are_rings).to_pylist()
+
+
+def points_of(text: str) -> list[tuple[float, float]]:
+    found = re.findall(r"\(([^,]*),([^)]*)\)", text)
+    return [(float(x), float(y)) for x, y in found]
 
 
 def test_a_wiggly_line_is_resampled_end_to_end() -> None:
     xy = np.column_stack([np.resize([0, 5], 12), np.arange(12)])
-    (text,) = outlines(np.array([shapely.LineString(xy)])).to_pylist()
-    found = re.findall(r"\(([^)]*)\)", text)
+    (text,) = outlines_of(shapely.LineString(xy))
+    found = points_of(text)
     assert len(found) == MAX_POINTS
-    assert (found[0], found[-1]) == ("0.0,0.0", "5.0,11.0")
+    assert (found[0], found[-1]) == ((0.0, 0.0), (5.0, 11.0))
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 9000), st.integers(-9000, 9000)), min_size=1, max_size=12
-    ).map(lambda steps: np.cumsum([(0, 0), *steps], axis=0) / 1000)
+# Whole metres: a text with one decimal says exactly where they are.
+corners = st.lists(
+    st.tuples(st.integers(-90, 90), st.integers(-3, 3)), min_size=3, max_size=5, unique=True
 )
-def test_lines_without_turning_back_are_thinned_as_all_are(xy: np.ndarray) -> None:
-    for line in (shapely.LineString(xy), shapely.LineString(xy[:, ::-1])):
-        lines = np.array([line, shapely.Point(0, 0).buffer(3).exterior])
-        points_and_rows = shapely.get_coordinates(lines, return_index=True)
-        assert monotone(*points_and_rows).tolist() == [True, False]
-        simple = shapely.simplify(line, TOLERANCE_M)
-        assert shapely.simplify(line, TOLERANCE_M, preserve_topology=False).equals_exact(simple, 0)
 
 
-def test_centres() -> None:
-    assert centres(np.array([shapely.box(0, 0, 2, 1)])).to_pylist() == ["(1.0,0.5)"]
+@given(corners)
+def test_thinned_lines_stay_near_the_line_and_never_cross_themselves(
+    xy: list[tuple[int, int]],
+) -> None:
+    line = shapely.LineString(xy)
+    thin = shapely.LineString(points_of(*outlines_of(line)))
+    assert thin.hausdorff_distance(line) <= TOLERANCE_M
+    assert thin.is_simple or not line.is_simple
+
+
+@given(corners)
+def test_thinned_outlines_stay_near_the_outline_and_never_cross_themselves(
+    xy: list[tuple[int, int]],
+) -> None:
+    middle = np.mean(xy, axis=0)
+    around = shapely.Polygon(sorted(xy, key=lambda p: np.arctan2(*(np.array(p) - middle))))
+    assume(around.is_valid)
+    thin = shapely.LinearRing(points_of(*outlines_of(around)))
+    assert thin.hausdorff_distance(around.exterior) <= TOLERANCE_M
+    assert thin.is_simple
 
 
 @given(st.lists(st.tuples(*[st.floats(-100, 100)] * 2), max_size=5))

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odvla_bench.datasets.nuscenes.map_json import boundary_pieces, crossing_edges, read_map
-from odvla_bench.datasets.nuscenes.maps import LAYERS, Clipped, Patches, VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.maps import LAYERS, VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.patches import Clipped, Patches
 from odvla_bench.errors import InputError, UnknownNameError
 from odvla_bench.geometry import Pose
 

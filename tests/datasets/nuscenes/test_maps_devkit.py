@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import shapely
 
-from odvla_bench.datasets.nuscenes.maps import Patches, VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.maps import VectorMap, find_maps
+from odvla_bench.datasets.nuscenes.patches import Patches
 from odvla_bench.datasets.nuscenes.synthetic.maps import write_maps
 
 pytest.importorskip("nuscenes")
