@@ -73,7 +73,7 @@ def read_records(path: Path) -> dict[str, Columns]:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise InputError(f"{path}: larger than any nuScenes map (1 GiB). Unpack the file again.")
     try:
-        content = _parse(path.read_bytes())
+        content = _parse(_in_an_object(path))
     except pa.ArrowInvalid as error:
         raise _why_not(path, error) from error
     _check_version(path, content.field("version")[0].as_py())
@@ -104,12 +104,21 @@ def _check_version(path: Path, version: str | None) -> None:
         )
 
 
-def _parse(content: bytes) -> pa.StructArray:
+def _in_an_object(path: Path) -> bytearray:
+    """The file as the field `map` of an object: pyarrow 25 crashes on one that says only `null`."""
+    before, after = b'{"map":', b"}"
+    size = path.stat().st_size
+    content = bytearray(len(before) + size + len(after))
+    content[: len(before)], content[-len(after) :] = before, after
+    with path.open("rb") as f:
+        f.readinto(memoryview(content)[len(before) : -len(after)])
+    return content
+
+
+def _parse(content: bytearray) -> pa.StructArray:
     """One row: the version, and the records of each layer."""
     layers = {n: pa.list_(pa.struct({"token": _TEXT, **f})) for n, f in _FIELDS.items()}
     schema = pa.schema({"map": pa.struct({"version": _TEXT, **layers})})
-    # Inside an object, because pyarrow 25 crashes on a file that says only `null`.
-    content = b'{"map":' + content + b"}"
     table = arrow_json.read_json(
         pa.BufferReader(content),
         read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(content) + 1),

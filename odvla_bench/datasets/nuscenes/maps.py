@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 
@@ -30,21 +31,19 @@ LAYERS = (*LINE_LAYERS, *POLYGON_LAYERS, CROSSING_EDGES, BOUNDARY)
 
 @dataclass(frozen=True)
 class VectorMap:
-    """The layers of one location's map; read from the cache when first asked for."""
+    """The layers of one location's map, each read from the cache when first asked for."""
 
     location: str
     file: Path
     """The cache's Parquet file: layer, token, kind, WKB in GLOBAL metres."""
 
     @cached_property
-    def layers(self) -> dict[str, Layer]:
-        """Every layer of `LAYERS`, by name."""
-        table = pq.ParquetFile(self.file).read()
-        names = table["layer"].to_numpy()
-        token, kind, wkb = (table[c].to_numpy().astype(object) for c in ("token", "kind", "wkb"))
-        geometry = shapely.from_wkb(wkb)
-        rows = {name: names == name for name in LAYERS}
-        return {name: Layer(name, token[r], kind[r], geometry[r]) for name, r in rows.items()}
+    def _elements(self) -> pa.Table:
+        return pq.ParquetFile(self.file).read()
+
+    @cached_property
+    def _layers(self) -> dict[str, Layer]:
+        return {}
 
     def layer(self, name: str) -> Layer:
         """A layer by name.
@@ -54,7 +53,11 @@ class VectorMap:
         """
         if name not in LAYERS:
             raise suggest(name, list(LAYERS), kind="map layer")
-        return self.layers[name]
+        if name not in self._layers:
+            rows = self._elements.filter(pc.equal(self._elements["layer"], name))
+            token, kind, wkb = (rows[c].to_numpy().astype(object) for c in ("token", "kind", "wkb"))
+            self._layers[name] = Layer(name, token, kind, shapely.from_wkb(wkb))
+        return self._layers[name]
 
     def query(self, patches: Patches, layers: Iterable[str] = LAYERS) -> dict[str, Clipped]:
         """What lies in each patch, layer by layer, in the patches' own frames.
