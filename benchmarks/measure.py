@@ -77,7 +77,7 @@ def peak(runs: Sequence[Usage]) -> float:
 def seconds(runs: Sequence[Usage]) -> str:
     """`median [least-most]` CPU seconds, with the number of runs."""
     times = [run.cpu_s for run in runs]
-    digits = 3 if cpu(runs) < 1 else 2 if cpu(runs) < 10 else 1
+    digits = 5 if cpu(runs) < 0.01 else 3 if cpu(runs) < 1 else 2 if cpu(runs) < 10 else 1
     low, mid, high = (f"{t:.{digits}f}" for t in (min(times), cpu(runs), max(times)))
     return f"{mid} [{low}-{high}] n={len(runs)}"
 

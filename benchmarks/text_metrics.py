@@ -4,10 +4,11 @@
     python -m benchmarks.text_metrics --samples 80000 --repeats 5 --only ROUGE-L --corpora answers
 
 Every measurement is a process of its own, so that neither side profits from the other; a side that
-takes longer than `--timeout` is given up. CPU time is user and system time of the process and of
-its JVMs; memory is that of the largest process. Corpora are synthetic: long captions, nearly all
-different, and short answers, nearly all alike. Our side uses METEOR's index, which one
-unmeasured call makes before. "METEOR" runs one JVM on both sides.
+takes longer than `--timeout` is given up. A process makes `--calls` calls, one where a JVM starts
+with each, and its time is their median; the ratio of the first calls is given too. CPU time is
+user and system time of the process and of its JVMs; memory is that of the largest process. Corpora
+are synthetic: long captions, nearly all different, and short answers, nearly all alike. Our side
+uses METEOR's index, which one unmeasured call makes before. "METEOR" runs one JVM on both sides.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import os
 import random
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.measure import Usage, cpu, markdown, peak, seconds
 
@@ -190,6 +193,7 @@ CASES: dict[str, Case] = {
     "METEOR": _all_of(["meteor"], workers=1),
     "whole set": _all_of(["bleu", "meteor", "rouge_l", "cider"], "ptb"),
 }
+WITH_JVM = {"PTB tokens", "METEOR start", "METEOR", "whole set"}
 CORPORA = {"captions": captions, "answers": answers}
 
 
@@ -198,25 +202,37 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
-def _measure_here(case: str, corpus_name: str, samples: int, side: int) -> None:
-    corpus = CORPORA[corpus_name](samples)
+def _measure_here(case: str, corpus_name: str, given: argparse.Namespace) -> None:
+    corpus = CORPORA[corpus_name](given.samples)
     for module in ("odvla_bench.metrics.text", "pycocoevalcap.cider.cider"):
         __import__(module)
-    run = CASES[case][side](corpus)
-    before = _cpu_seconds()
-    run()
-    used = _cpu_seconds() - before
+    run = CASES[case][given.side](corpus)
+    calls = []
+    for _ in range(1 if case in WITH_JVM else given.calls):
+        before = _cpu_seconds()
+        run()
+        calls.append(_cpu_seconds() - before)
     memory = [
         resource.getrusage(who).ru_maxrss / 1e3
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    print(json.dumps([used, max(memory)]))
+    print(json.dumps([calls, max(memory)]))
 
 
-def _measure(case: str, corpus_name: str, given: argparse.Namespace, side: int) -> list[Usage]:
+class Side(NamedTuple):
+    """One side's processes."""
+
+    calls: list[Usage]
+    """The median call of each."""
+    first: list[Usage]
+    """The first call of each."""
+
+
+def _measure(case: str, corpus_name: str, given: argparse.Namespace, side: int, to: Side) -> None:
     """One run of one side, in a fresh process; none where it takes too long."""
     command = [sys.executable, "-m", "benchmarks.text_metrics", "--samples", str(given.samples)]
     command += ["--one", case, "--corpus", corpus_name, "--side", str(side)]
+    command += ["--calls", str(given.calls)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -224,23 +240,27 @@ def _measure(case: str, corpus_name: str, given: argparse.Namespace, side: int) 
             output, _ = process.communicate(timeout=given.timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its JVM with it
-            return []
+            return
     if process.returncode:
         raise SystemExit(f"{case} failed")
-    return [Usage(*json.loads(output.splitlines()[-1]))]
+    calls, memory = json.loads(output.splitlines()[-1])
+    to.calls.append(Usage(statistics.median(calls), memory))
+    to.first.append(Usage(calls[0], memory))
 
 
 def _row(corpus_name: str, case: str, given: argparse.Namespace) -> list[str]:
-    theirs: list[Usage] = []
-    ours: list[Usage] = []
+    sides = Side([], []), Side([], [])
     for _ in range(given.repeats):  # in turn, so that a machine that slows down slows both
-        theirs += _measure(case, corpus_name, given, 0)
-        ours += _measure(case, corpus_name, given, 1)
+        for number, side in enumerate(sides):
+            _measure(case, corpus_name, given, number, side)
     row = [corpus_name, f"{given.samples:,}", case]
-    if not theirs or not ours:
-        return [*row, f"no run within {given.timeout} s", "", "", ""]
-    row += [seconds(theirs), seconds(ours), f"{cpu(theirs) / cpu(ours):.1f}×"]
-    return [*row, " → ".join(f"{peak(runs) / 1e3:.2f}" for runs in (theirs, ours))]
+    if not all(side.calls for side in sides):
+        return [*row, f"no run within {given.timeout} s", "", "", "", ""]
+    row += [seconds(side.calls) for side in sides]
+    for runs in zip(*sides, strict=True):
+        theirs, ours = map(cpu, runs)
+        row.append(f"{theirs / ours:.1f}×")
+    return [*row, " → ".join(f"{peak(side.calls) / 1e3:.2f}" for side in sides)]
 
 
 def main() -> None:
@@ -250,17 +270,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--corpora", nargs="*", default=list(CORPORA), choices=list(CORPORA))
+    parser.add_argument("--calls", type=int, default=5, help="calls in each process")
     parser.add_argument("--timeout", type=int, default=3_600, help="seconds for one measurement")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--corpus", help=argparse.SUPPRESS)
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        _measure_here(given.one, given.corpus, given.samples, given.side)
+        _measure_here(given.one, given.corpus, given)
         return
     if {"METEOR", "METEOR start", "whole set"} & set(given.only):
         _ours(_first(answers(1)), ["meteor"])
-    header = ["corpus", "samples", "part", "pycocoevalcap", "odvla_bench", "ratio", "peak GB"]
+    header = ["corpus", "samples", "part", "pycocoevalcap, CPU s", "odvla_bench", "ratio"]
+    header += ["first calls", "peak GB"]
     print(markdown(header, []))
     for corpus_name in given.corpora:
         for case in given.only:

@@ -54,7 +54,8 @@ def common_lengths(words: Words, first: IntArray, second: IntArray) -> IntArray:
 def _of_few_words(words: Words, first: IntArray, second: IntArray) -> IntArray:
     """(E,) lengths where no text has more than `_FEW_WORDS`: answers, of which many are equal."""
     every = np.arange(len(words.length))
-    one, other = _padded(words, every, -1), _padded(words, every, -2)
+    one = _padded(words, every, -1)
+    other = np.where(one < 0, -2, one)
     step = _CELLS_AT_ONCE // _FEW_WORDS**2
     parts = [slice(start, start + step) for start in range(0, len(first), step)]
     return np.concatenate(

@@ -18,10 +18,13 @@ _BETA_SQUARED = 1.2**2
 def rouge_l(corpus: Corpus) -> FloatArray:
     """(P,) ROUGE-L of each pair."""
     words = number_words(corpus.texts, separator=" ")
-    hypothesis = np.repeat(corpus.hypothesis, corpus.reference_count)
+    single = len(corpus.reference) == len(corpus.hypothesis)
+    hypothesis = corpus.hypothesis
+    if not single:
+        hypothesis = np.repeat(hypothesis, corpus.reference_count)
     common = common_lengths(words, hypothesis, corpus.reference)
     precision, recall = (common / words.length[texts] for texts in (hypothesis, corpus.reference))
-    if len(common) > len(corpus.hypothesis):
+    if not single:
         precision, recall = (
             np.maximum.reduceat(each, corpus.offset[:-1]) for each in (precision, recall)
         )

@@ -156,7 +156,7 @@ def _ngram_statistics(corpus: Corpus, _: TextOptions) -> dict[str, Statistic]:
 
 
 def _rouge_statistics(corpus: Corpus, _: TextOptions) -> dict[str, Statistic]:
-    return {"rouge_l": mean_statistic(["ROUGE_L"], rouge_l(corpus)[corpus.pair, None])}
+    return {"rouge_l": mean_statistic(["ROUGE_L"], rouge_l(corpus)[corpus.pair][:, None])}
 
 
 def _meteor_statistics(corpus: Corpus, options: TextOptions) -> dict[str, Statistic]:
