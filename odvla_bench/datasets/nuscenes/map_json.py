@@ -31,8 +31,8 @@ from odvla_bench.datasets.nuscenes.map_records import (
 from odvla_bench.datasets.nuscenes.paths import Geometries, IntArray
 
 CROSSING_EDGES, BOUNDARY = "ped_crossing_edge", "boundary"
-ROAD_LAYERS = ("road_segment", "lane")
-"""The layers whose union the boundary encloses."""
+_NOTHING_M = 1e-6
+"""How far a lane may reach beyond the road segments and still add nothing to them."""
 
 _FARTHEST_M = 1e6
 _PIECE_VERTICES = 16  # short pieces keep a patch's candidates near the patch
@@ -69,9 +69,7 @@ def read_map(path: Path) -> dict[str, Elements]:
     polygons = {name: source.polygon_layer(name) for name in POLYGON_LAYERS}
     layers |= {name: _valid_only(found) for name, found in polygons.items()}
     layers[CROSSING_EDGES] = crossing_edges(polygons["ped_crossing"])
-    layers[BOUNDARY] = boundary_pieces(
-        np.concatenate([layers[name].geometry for name in ROAD_LAYERS])
-    )
+    layers[BOUNDARY] = boundary_pieces(layers["road_segment"].geometry, layers["lane"].geometry)
     return layers
 
 
@@ -96,14 +94,14 @@ def crossing_edges(crossings: Elements) -> Elements:
     )
 
 
-def boundary_pieces(roads: Geometries) -> Elements:
-    """The boundary of the union of road polygons, in pieces of a few vertices.
+def boundary_pieces(segments: Geometries, lanes: Geometries) -> Elements:
+    """The boundary of the union of road segments and lanes, in pieces of a few vertices.
 
     All run with the road on their right. A ring's pieces share its token.
     """
     pieces = Elements()
     lines: list[npt.NDArray[np.float64]] = []
-    parts = shapely.get_parts(shapely.union_all(roads))
+    parts = shapely.get_parts(_union(segments, lanes))
     rings, part = shapely.get_rings(parts, return_index=True)
     outer = np.diff(part, prepend=-1) > 0
     for number, (ring, is_outer) in enumerate(zip(rings, outer, strict=True)):
@@ -117,6 +115,14 @@ def boundary_pieces(roads: Geometries) -> Elements:
     size = np.array([len(line) for line in lines], np.int64)
     pieces.geometry = _shapes(np.concatenate([np.empty((0, 2)), *lines]), size)
     return pieces
+
+
+def _union(segments: Geometries, lanes: Geometries) -> shapely.Geometry:
+    """The union of road segments and lanes; most lanes lie in the segments, and cost little."""
+    road = shapely.union_all(segments)
+    grown = shapely.buffer(road, _NOTHING_M, join_style="mitre")
+    shapely.prepare(grown)
+    return shapely.union_all([road, *lanes[~shapely.covers(grown, lanes)]])
 
 
 class _Source:

@@ -7,6 +7,7 @@ record is damaged; that is looked up where it refuses a file.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ Columns = dict[str, pa.Array]
 
 _OLDEST_VERSION = (1, 3)
 _MAX_FILE_BYTES = 1 << 30
+_OBJECT = re.compile(rb"\s*\{")
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _FIELDS: dict[str, dict[str, pa.DataType]] = {
     "node": {"x": pa.float64(), "y": pa.float64()},
@@ -73,11 +75,11 @@ def read_records(path: Path) -> dict[str, Columns]:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise InputError(f"{path}: larger than any nuScenes map (1 GiB). Unpack the file again.")
     try:
-        content = _parse(_in_an_object(path))
+        content = _parse(path.read_bytes())
     except pa.ArrowInvalid as error:
         raise _why_not(path, error) from error
-    _check_version(path, content.field("version")[0].as_py())
-    return {name: _columns(path, name, content.field(name)) for name in _FIELDS}
+    _check_version(path, content["version"][0].as_py())
+    return {name: _columns(path, name, content[name]) for name in _FIELDS}
 
 
 def damaged(path: Path, layer: str, token: str, what: str) -> InputError:
@@ -104,32 +106,25 @@ def _check_version(path: Path, version: str | None) -> None:
         )
 
 
-def _in_an_object(path: Path) -> bytearray:
-    """The file as the field `map` of an object: pyarrow 25 crashes on one that says only `null`."""
-    before, after = b'{"map":', b"}"
-    size = path.stat().st_size
-    content = bytearray(len(before) + size + len(after))
-    content[: len(before)], content[-len(after) :] = before, after
-    with path.open("rb") as f:
-        f.readinto(memoryview(content)[len(before) : -len(after)])
-    return content
-
-
-def _parse(content: bytearray) -> pa.StructArray:
-    """One row: the version, and the records of each layer."""
+def _parse(content: bytes) -> Columns:
+    """The version, and the records of each layer: arrays of one row."""
+    # pyarrow 25 crashes on a file that says only `null`.
+    if not _OBJECT.match(content):
+        raise pa.ArrowInvalid("it is no JSON object")
     layers = {n: pa.list_(pa.struct({"token": _TEXT, **f})) for n, f in _FIELDS.items()}
-    schema = pa.schema({"map": pa.struct({"version": _TEXT, **layers})})
     table = arrow_json.read_json(
         pa.BufferReader(content),
         read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(content) + 1),
         parse_options=arrow_json.ParseOptions(
-            explicit_schema=schema, newlines_in_values=True, unexpected_field_behavior="ignore"
+            explicit_schema=pa.schema({"version": _TEXT, **layers}),
+            newlines_in_values=True,
+            unexpected_field_behavior="ignore",
         ),
     )
     table.validate(full=True)
-    if table.num_rows != 1 or table["map"].null_count:
+    if table.num_rows != 1:
         raise pa.ArrowInvalid("it is not one JSON object")
-    return table["map"].combine_chunks()
+    return {name: table[name].combine_chunks() for name in table.column_names}
 
 
 def _columns(path: Path, layer: str, found: pa.ListArray) -> Columns:

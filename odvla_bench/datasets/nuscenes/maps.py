@@ -23,7 +23,7 @@ from odvla_bench.datasets.nuscenes.patches import Clipped, Patches
 from odvla_bench.provenance import digest_text
 from odvla_bench.registry import suggest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever the cached geometry or its meaning changes."""
 
 LAYERS = (*LINE_LAYERS, *POLYGON_LAYERS, CROSSING_EDGES, BOUNDARY)

@@ -141,6 +141,7 @@ def changed(layer: str, **values: Any) -> dict[str, Any]:
     [
         pytest.param("[1, 2", "not a whole JSON file", id="truncated"),
         pytest.param("[" * 100_000, "not a whole JSON file", id="nested too deeply"),
+        pytest.param('{"lane": ' * 100_000, "not a whole JSON file", id="objects too deep"),
         pytest.param([1], "no object", id="no object"),
         pytest.param("null", "no object", id="null"),
         pytest.param("", "not a whole JSON file", id="empty"),
@@ -259,7 +260,12 @@ def read_map_of(root: Path, content: dict[str, Any]) -> Any:
 
 def test_boundary_pieces_make_up_the_rings() -> None:
     ring = shapely.Point(0, 0).buffer(30, quad_segs=20).difference(shapely.Point(0, 0).buffer(9))
-    pieces = boundary_pieces(np.array([ring, shapely.box(100, 0, 110, 10)]))
+    lanes = [
+        shapely.box(100, 0, 105, 10),
+        shapely.box(105, 0, 110, 10),
+        shapely.box(104, 2, 108, 9),
+    ]
+    pieces = boundary_pieces(np.array([ring]), np.array(lanes))
     assert shapely.get_num_coordinates(pieces.geometry).max() == 16
     assert sorted(set(zip(pieces.token, pieces.kind, strict=True))) == [
         ("ring 0", "outer"),
@@ -267,6 +273,15 @@ def test_boundary_pieces_make_up_the_rings() -> None:
         ("ring 2", "outer"),
     ]
     assert shapely.length(pieces.geometry).sum() == pytest.approx(ring.length + 40)
+
+
+def test_lanes_widen_the_road_where_they_reach_beyond_its_segments() -> None:
+    segment, inside = shapely.box(0, 0, 100, 10), shapely.box(0, 2, 100, 10 + 1e-9)
+    only = boundary_pieces(np.array([segment]), np.array([inside]))
+    assert shapely.get_coordinates(only.geometry)[:, 1].max() == 10
+    bay = shapely.box(40, 8, 60, 13)
+    both = boundary_pieces(np.array([segment]), np.array([inside, bay]))
+    assert shapely.length(both.geometry).sum() == pytest.approx(220 + 6)
 
 
 # Odd angles: a line that runs exactly along a patch's edge belongs to no patch.
