@@ -85,7 +85,7 @@ coordinate = st.floats(-61, 61, width=32)
 
 
 @given(coordinate, coordinate, st.floats(-30, 30, width=32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_position_and_velocity_can_be_read_off_a_token(x: float, y: float, speed: float) -> None:
     token = annotation_features(agents((x, y), velocity=(0, speed)), NO_ROAD).agents[0]
     values = token[12:].reshape(-1)[: 8 * 17].reshape(8, 17)

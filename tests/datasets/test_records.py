@@ -25,7 +25,7 @@ JSON = st.recursive(
 )
 FIELDS = ("a", "b", "a.b")
 SHARED_FOLDER = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -45,7 +45,7 @@ def naive_box(path: np.ndarray, grids: np.ndarray, sign_x: int, *, backward: boo
     [("uniad", 1, False), ("opendrivevla", -1, False), ("stp3", -1, False), ("vad", 1, True)],
 )
 @given(path=paths, seed=st.integers(0, 9), dtype=st.sampled_from([np.float32, np.float64]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_packed_windows_equal_cell_by_cell_lookup(
     name: str, sign_x: int, backward: bool, path: np.ndarray, seed: int, dtype: type
 ) -> None:
@@ -58,7 +58,7 @@ def test_packed_windows_equal_cell_by_cell_lookup(
 
 
 @given(path=paths, seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_packed_lookup_of_turned_footprints_equals_indexing(path: np.ndarray, seed: int) -> None:
     protocol = get_protocol("bev-planner")
     grids = random_grids(seed, 1000, 0.0005)

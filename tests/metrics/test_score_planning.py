@@ -288,7 +288,7 @@ def with_motion(boxes: ObstacleBoxes, seed: int) -> ObstacleBoxes:
 
 @pytest.mark.parametrize("name", [*RASTERS, "stp3 warped"])
 @given(scene=scenes())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_boxes_and_their_rasters_score_alike(name: str, scene: Any) -> None:
     pred, gt, n_valid, boxes = scene
     name, *warped = name.split()
@@ -395,7 +395,7 @@ def test_exact_turns_with_the_car() -> None:
 
 
 @given(scene=scenes())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_recorded_drive_never_collides_with_what_counts(scene: Any) -> None:
     _, gt, n_valid, boxes = scene
     for name in ("exact", "uniad", "vad", "sparsedrive", "stp3"):

@@ -93,9 +93,11 @@ class Paths:
     def encloses_origin(self) -> Bools:
         """(K,) which rings have the origin inside."""
         x, y, (dx, dy) = self.x_m, self.y_m, self.steps
-        rises = y + dy > 0
+        above = y > 0
+        rises = np.append(above[1:], above[:1])
+        rises[self.stop - 1] = above[self.stop - 1]
         # Of the steps across the x axis, those right of the origin, one way or the other.
-        crosses = ((y > 0) != rises) & ((x * dy - y * dx > 0) == rises)
+        crosses = (above != rises) & ((x * dy - y * dx > 0) == rises)
         return self._reduced(np.logical_xor, crosses)
 
     def area_m2(self) -> FloatArray:

@@ -5,7 +5,7 @@ import dataclasses
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList
 
@@ -232,7 +232,6 @@ def test_constrained_answers_always_parse(name, variable):
 coordinates = st.floats(-999, 999, allow_nan=False)
 
 
-@settings(deadline=None)  # the first plan works out what can follow each state
 @given(st.lists(st.tuples(coordinates, coordinates), min_size=6, max_size=6))
 def test_the_grammar_accepts_every_plan(tokenizer, points):
     codec = TextCodec()

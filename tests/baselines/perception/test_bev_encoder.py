@@ -124,7 +124,7 @@ def test_pillars_have_the_heights_of_the_specification() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0, 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_pairs_are_the_visible_ones_in_order(seed: int, share: float) -> None:
     g = torch.Generator().manual_seed(seed)
     points = torch.rand(2, 3, 7, 4, 2, generator=g)

@@ -77,7 +77,7 @@ coordinate = st.floats(-3, 9, width=32) | st.sampled_from([-1e30, 1e30, float("i
 
 
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_corners_equal_grid_sample_anywhere(points: list[tuple[float, float]]) -> None:
     height, width = 5, 6
     values = torch.arange(30, dtype=torch.float64) + 1

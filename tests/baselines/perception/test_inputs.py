@@ -122,7 +122,7 @@ def test_first_frame_of_a_scene(tmp_path: Path) -> None:
 
 
 @given(st.floats(-np.pi, np.pi))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_heading_is_positive(yaw_rad: float) -> None:
     rotation = np.array([np.cos(yaw_rad / 2), 0, 0, np.sin(yaw_rad / 2)])
     zero = {"can_bus": np.zeros(18), "lidar_translation_m": np.zeros(3)}

@@ -242,7 +242,7 @@ rows_of_tracks = st.lists(
 
 
 @given(rows_of_tracks)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_life_cycle_equals_a_loop_over_rows(rows: list[tuple[int, int, float]]) -> None:
     following, expected = 10, []
     for before, misses_before, score in rows:
@@ -265,7 +265,7 @@ def test_life_cycle_equals_a_loop_over_rows(rows: list[tuple[int, int, float]]) 
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=3))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_survivors_come_first_and_in_order(alive: list[list[bool]]) -> None:
     identity = torch.where(torch.tensor(alive), torch.arange(9), FREE)
     order = survivors(identity, 4)

@@ -96,7 +96,7 @@ def test_the_flex_mask_is_the_sdpa_mask():
     assert packed_mask(segment, branch, "flash_attention_2") is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(50, 200))
 def test_packs_hold_every_item_once_and_never_too_much(lengths, capacity):
     sizes = np.array(lengths)

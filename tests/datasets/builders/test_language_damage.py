@@ -25,7 +25,6 @@ SOURCES = {
 }
 SHARED_FOLDER = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 ANYTHING = st.recursive(

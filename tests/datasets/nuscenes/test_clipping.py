@@ -36,7 +36,7 @@ def polygon_of(xy: list[tuple[float, float]]) -> shapely.Polygon:
     return shapely.Polygon(sorted(xy, key=lambda p: np.arctan2(*(np.array(p) - middle))))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(points, min_size=1, max_size=3))
 def test_lines_are_cut_as_geos_cuts_them(lines: list[list[tuple[float, float]]]) -> None:
     shapes = np.array([shapely.LineString(xy) for xy in lines])
@@ -53,7 +53,7 @@ def test_lines_are_cut_as_geos_cuts_them(lines: list[list[tuple[float, float]]])
         assert here.is_empty or WINDOW.covers(shapely.box(*here.bounds))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(points, min_size=1, max_size=3))
 def test_polygons_are_cut_as_geos_cuts_them(outlines: list[list[tuple[float, float]]]) -> None:
     polygons = [polygon_of(xy) for xy in outlines if len(xy) > 2]

@@ -215,7 +215,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(layer=st.sampled_from([k for k in street_map() if k != "version"]), data=st.data())
 def test_a_map_reads_or_is_refused_whatever_stands_in_it(
     layer: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -285,7 +285,7 @@ def test_lanes_widen_the_road_where_they_reach_beyond_its_segments() -> None:
 
 
 # Odd angles: a line that runs exactly along a patch's edge belongs to no patch.
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     x=st.floats(60, 140),
     y=st.floats(30, 70),

@@ -54,6 +54,11 @@ def test_polygons_with_holes_have_the_measures_of_geos(
     assert found.distance_m() == pytest.approx(shapely.distance(shapes, ORIGIN), abs=1e-9)
 
 
+def test_a_corner_next_to_the_axis_is_on_one_side_of_it() -> None:
+    hole = shapely.Polygon([(0.225, 2e-16), (0.075, -2.05), (0.075, -5.8)])
+    assert clipped_of([hole]).distance_m() == pytest.approx([hole.distance(ORIGIN)])
+
+
 def test_a_part_of_what_was_found() -> None:
     ring = shapely.Point(0, 0).buffer(3).difference(shapely.Point(0, 0).buffer(1))
     found = clipped_of([shapely.box(0, 0, 1, 1), ring, shapely.box(5, 5, 6, 6)])

@@ -17,7 +17,7 @@ TEXT = st.text("ab \t\n\u00a0é.", max_size=12)
 
 
 @given(st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bleu_rouge_cider_of_any_strings(samples: list[tuple[str, list[str]]]) -> None:
     predictions = [prediction for prediction, _ in samples]
     references = [[*group, "x"] for _, group in samples]  # the reference scorer needs one n-gram
