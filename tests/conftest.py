@@ -13,7 +13,7 @@ from odvla_bench.datasets.builders.base import BuildRequest
 from odvla_bench.datasets.nuscenes.synthetic import SyntheticConfig, write_nuscenes
 from odvla_bench.provenance import default_cache_dir
 
-settings.register_profile("any machine")  # a slow one may take its time
+settings.register_profile("any machine", deadline=None)  # a slow one may take its time
 settings.load_profile("any machine")
 
 SHARED = Path(os.environ.get("ODVLA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
