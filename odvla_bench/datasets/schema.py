@@ -261,7 +261,7 @@ MAP_ELEMENTS = Table(
         Column("layer", pa.string(), "such as lane_divider, ped_crossing, boundary"),
         Column("kind", pa.string(), "type on the map, such as TRAFFIC_LIGHT; or hole; or empty"),
         Column("element_token", pa.string(), "map token of the element; of a boundary, its ring"),
-        Column("closed", pa.bool_(), "whether they are a polygon's ring; holes run clockwise"),
+        Column("closed", pa.bool_(), "whether they are a polygon's ring, clockwise from the left"),
         Column("x_m", _FLOATS, "points, LIDAR frame at t0, right, metres"),
         Column("y_m", _FLOATS, "points, LIDAR frame at t0, forward, metres"),
     ),

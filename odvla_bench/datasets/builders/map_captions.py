@@ -25,6 +25,7 @@ from odvla_bench.datasets.nuscenes.ego import EgoMotion
 from odvla_bench.datasets.nuscenes.map_layers import Layer
 from odvla_bench.datasets.nuscenes.patches import Patches
 from odvla_bench.datasets.nuscenes.paths import Bools, IntArray, Paths
+from odvla_bench.datasets.nuscenes.thinning import in_normal_form
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -132,20 +133,21 @@ class Elements(NamedTuple):
 
 
 def elements_of(sample_id: IntArray, found: Found) -> Elements:
-    """One row a line, or a ring of a polygon.
+    """One row a line, or a ring of a polygon, clockwise from its leftmost point.
 
     Args:
         sample_id: (N,) ids of the keyframes.
         found: what lies around them.
     """
     there = found.there
-    x, y = (axis.astype(np.float32) for axis in (there.paths.x_m, there.paths.y_m))
+    paths = in_normal_form(there.paths) if there.is_area else there.paths
+    x, y = (axis.astype(np.float32) for axis in (paths.x_m, paths.y_m))
     return Elements(
         found.layer,
         sample_id[there.patch[there.owner]],
         there.element[there.owner],
         there.is_hole,
-        Paths(x, y, there.paths.size),
+        Paths(x, y, paths.size),
     )
 
 

@@ -181,6 +181,15 @@ def test_texts_are_bounded_and_say_what_the_vectors_say(town: dict[str, pa.Table
             assert abs(float(y)) <= 30
 
 
+def test_rings_run_clockwise_from_their_leftmost_point(town: dict[str, pa.Table]) -> None:
+    rings = [row for row in town["map_elements"].to_pylist() if row["closed"]]
+    assert len(rings) > 100
+    for row in rings:
+        ring = shapely.LinearRing(zip(row["x_m"], row["y_m"], strict=True))
+        assert not ring.is_ccw
+        assert row["x_m"][0] == min(row["x_m"])
+
+
 def test_elements_are_sorted_by_keyframe_and_inside_the_area(town: dict[str, pa.Table]) -> None:
     elements = town["map_elements"]
     ids = elements["sample_id"].to_numpy()
