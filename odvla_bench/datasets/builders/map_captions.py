@@ -25,7 +25,7 @@ from odvla_bench.datasets.nuscenes.ego import EgoMotion
 from odvla_bench.datasets.nuscenes.map_layers import Layer
 from odvla_bench.datasets.nuscenes.patches import Patches
 from odvla_bench.datasets.nuscenes.paths import Bools, IntArray, Paths
-from odvla_bench.datasets.nuscenes.thinning import in_normal_form
+from odvla_bench.datasets.nuscenes.thinning import clockwise
 from odvla_bench.datasets.prompts import DEFAULT
 from odvla_bench.datasets.schema import ALIGNMENT, MAP_ELEMENTS
 
@@ -140,7 +140,7 @@ def elements_of(sample_id: IntArray, found: Found) -> Elements:
         found: what lies around them.
     """
     there = found.there
-    paths = in_normal_form(there.paths) if there.is_area else there.paths
+    paths = clockwise(there.paths, ~there.is_hole) if there.is_area else there.paths
     x, y = (axis.astype(np.float32) for axis in (paths.x_m, paths.y_m))
     return Elements(
         found.layer,

@@ -17,30 +17,34 @@ def in_normal_form(paths: Paths) -> Paths:
     Points are rounded to micrometres: where a ring starts must not hang on the last bit of a
     rotation. The least point is the one of least x, of these the one of least y.
     """
-    paths = Paths(paths.x_m.round(_DIGITS) + 0.0, paths.y_m.round(_DIGITS) + 0.0, paths.size)
-    first, last = paths.start, paths.stop - 1
+    paths = _rounded(paths)
+    first, last, closed = paths.start, paths.stop - 1, paths.is_closed
     dx, dy = (axis[last] - axis[first] for axis in (paths.x_m, paths.y_m))
-    back = (dy < 0) | ((dy == 0) & (dx < 0))
-    closed = np.flatnonzero(paths.is_closed)
-    back[closed] = paths.take(closed).area_m2() > 0
-    paths = paths.flipped(back)
-    return _from_least_point(paths, closed)
-
-
-def _from_least_point(paths: Paths, closed: IntArray) -> Paths:
-    if not len(closed):
-        return paths
+    found = paths.flipped((dy < 0) | ((dy == 0) & (dx < 0)))
+    if not closed.any():
+        return found
     rings = paths.take(closed)
+    return _replaced(found, closed, _from_least_point(rings, rings.area_m2() > 0))
+
+
+def clockwise(rings: Paths, runs_back: Bools) -> Paths:
+    """Rings in their normal form, if it is known which run counter-clockwise."""
+    return _from_least_point(_rounded(rings), runs_back) if len(rings) else rings
+
+
+def _rounded(paths: Paths) -> Paths:
+    return Paths(paths.x_m.round(_DIGITS) + 0.0, paths.y_m.round(_DIGITS) + 0.0, paths.size)
+
+
+def _from_least_point(rings: Paths, back: Bools) -> Paths:
+    """Rings that start at their least point; those where `back` is true run the other way."""
     x, y, row = rings.x_m, rings.y_m, np.repeat(np.arange(len(rings)), rings.size)
-    leftmost = x == np.minimum.reduceat(x, rings.start)[row]
-    height = np.where(leftmost, y, np.inf)
+    height = np.where(x == np.minimum.reduceat(x, rings.start)[row], y, np.inf)
     least = np.flatnonzero(height == np.minimum.reduceat(height, rings.start)[row])
     least = least[np.diff(row[least], prepend=-1) != 0] - rings.start
-    step = np.arange(len(x)) - rings.start[row]
-    turned = (least[row] + step) % (rings.size - 1)[row]
-    points = np.arange(len(paths.x_m))
-    points[indices(paths.start[closed], rings.size)] = paths.start[closed][row] + turned
-    return Paths(paths.x_m[points], paths.y_m[points], paths.size)
+    step = (np.arange(len(x)) - rings.start[row]) * np.where(back, -1, 1)[row]
+    points = rings.start[row] + (least[row] + step) % (rings.size - 1)[row]
+    return Paths(x[points], y[points], rings.size)
 
 
 def thinned(paths: Paths, tolerance_m: float) -> Paths:
